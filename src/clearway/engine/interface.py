@@ -1,0 +1,436 @@
+"""The engine as the loop sees it: completions in, completions out, whatever the kernel offers.
+
+An engine owns *streams* (connected byte-stream sockets), *listeners*, *feeds* (readiness of other descriptors)
+and one-shot *polls*. What completes is
+queued as a step on ``ready``; nothing here calls user code while it reaps. When the step's turn comes it tells
+its owner (a transport), and the owner pulls: ``receive()`` hands out what has arrived, ``accept()`` a connection.
+Pulling lets both engines share one owner: under io_uring the data is there already, under epoll it is tried for.
+
+Every state change is made *before* the owner is called: the owner may run user code, and user code may be
+suspended mid-function while another runner re-enters the engine.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from clearway.steps import Step
+
+READABLE = 1
+WRITABLE = 2
+
+# C integers when compiled (interface.pxd); the names above are what other modules import.
+_READABLE = READABLE
+_WRITABLE = WRITABLE
+
+#: Bytes taken from a socket in one receive; asyncio's selector transports use the same.
+RECEIVE_SIZE = 256 * 1024
+
+
+class StreamOwner:
+    """What a stream reports to. Each method is called from a step, never while reaping."""
+
+    def context(self) -> Any:
+        """The ``contextvars.Context`` of the user code it calls."""
+        return None
+
+    def readable(self) -> None:
+        """There is something to receive, or the end of it."""
+
+    def progress(self) -> None:
+        """The kernel has taken some or all of what was pending."""
+
+    def broken(self, exc: OSError) -> None:
+        """Writing failed for good."""
+
+
+class ListenerOwner:
+    """What a listener reports to."""
+
+    def acceptable(self) -> None:
+        """Connections may be waiting."""
+
+
+class Stream(Step):
+    """A connected byte-stream socket: the engine's half of a transport. It does not own the descriptor.
+
+    :ivar pending: bytes written that the kernel has not taken yet.
+    :ivar awaited: the owner waits for the output to drain and wants to hear of it (``StreamOwner.progress``)
+        even where the engine would not have to wait.
+    """
+
+    def __init__(self, fd: int, owner: StreamOwner, ready: list[Step]) -> None:
+        self.fd = fd
+        self.owner = owner
+        self.ready = ready
+        self.reading = False
+        self.queued = False
+        self.busy = False
+        self.closed = False
+        self.events = 0
+        self.out: list[bytes] = []
+        self.out_head = 0
+        self.out_offset = 0
+        self.pending = 0
+        self.awaited = False
+
+    def context(self) -> Any:
+        return self.owner.context()
+
+    def run(self) -> None:
+        self.queued = False
+        if self.busy:
+            return  # suspended inside the owner: what came meanwhile is looked at when it returns
+        self.busy = True
+        try:
+            if self.events & _WRITABLE:
+                self.events &= ~_WRITABLE
+                self.on_writable()
+            if self.events & _READABLE:
+                self.events &= ~_READABLE
+                if self.reading:
+                    self.owner.readable()
+                    if self.reading and self.has_more():
+                        self.events |= _READABLE
+        finally:
+            self.busy = False
+            if self.events and not self.closed:
+                self.queue(0)
+
+    def queue(self, events: int) -> None:
+        """Note what happened and queue this step unless it is queued already."""
+        self.events |= events
+        if not self.queued:
+            self.queued = True
+            self.ready.append(self)
+
+    def again(self) -> None:
+        """Call ``StreamOwner.readable`` once more, in a step of its own."""
+        self.queue(_READABLE)
+
+    def announce_progress(self) -> None:
+        """Call ``StreamOwner.progress`` in a step of its own."""
+        self.queue(_WRITABLE)
+
+    def take_out(self, count: int) -> None:
+        """Drop ``count`` bytes that the kernel took from the front of the output."""
+        self.pending -= count
+        out = self.out
+        count += self.out_offset
+        head = self.out_head
+        total = len(out)
+        while head < total:
+            chunk = out[head]
+            if count < len(chunk):
+                break
+            count -= len(chunk)
+            head += 1
+        self.out_offset = count
+        if head == total:
+            out.clear()
+            head = 0
+        elif head >= 64:
+            del out[:head]
+            head = 0
+        self.out_head = head
+
+    def clear_out(self) -> None:
+        self.out.clear()
+        self.out_head = 0
+        self.out_offset = 0
+        self.pending = 0
+
+    def on_writable(self) -> None:
+        raise NotImplementedError
+
+    def has_more(self) -> bool:
+        """Whether ``receive()`` may yield more right now."""
+        raise NotImplementedError
+
+    def start_reading(self) -> None:
+        """Ask for completions of received data."""
+        raise NotImplementedError
+
+    def stop_reading(self) -> None:
+        """Stop; when this returns nothing is in flight, and what was received waits for the next reader."""
+        raise NotImplementedError
+
+    def set_direct(self, direct: bool) -> None:
+        """Choose between received buffers (False) and receiving into the reader's own memory (True)."""
+        raise NotImplementedError
+
+    def receive(self) -> bytes | None:
+        """What has arrived; b"" at end of file; None for nothing yet.
+
+        :raises OSError: the connection is broken.
+        """
+        raise NotImplementedError
+
+    def receive_into(self, buffer: Any) -> int:
+        """Receive into ``buffer``: the count, 0 at end of file, -1 for nothing yet."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` (held by reference) after all that was written before.
+
+        :raises OSError: the connection is broken.
+        """
+        raise NotImplementedError
+
+    def write_many(self, chunks: list[bytes]) -> None:
+        """Send several pieces with one scatter-gather operation."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Offer what is pending to the kernel now instead of at the end of the turn."""
+        raise NotImplementedError
+
+    def wait_writable(self, step: Step) -> None:
+        """Queue ``step`` once the socket takes more, or never will: for those who write past the stream."""
+        raise NotImplementedError
+
+    def discard_output(self) -> None:
+        """Forget what is pending (``abort``)."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Forget the descriptor: when this returns the kernel holds nothing of ours for it."""
+        raise NotImplementedError
+
+
+class Listener(Step):
+    """A listening socket. It does not own the socket."""
+
+    def __init__(self, sock: Any, owner: ListenerOwner, ready: list[Step]) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.owner = owner
+        self.ready = ready
+        self.queued = False
+        self.busy = False
+        self.listening = False
+
+    def run(self) -> None:
+        self.queued = False
+        if self.busy:
+            return
+        self.busy = True
+        try:
+            self.owner.acceptable()
+        finally:
+            self.busy = False
+
+    def queue(self) -> None:
+        if not self.queued:
+            self.queued = True
+            self.ready.append(self)
+
+    def start(self) -> None:
+        """Ask for completions of accepted connections."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop; connections the kernel handed over already are still given out by ``accept``."""
+        raise NotImplementedError
+
+    def accept(self) -> int:
+        """The descriptor of a new connection, -1 for none waiting.
+
+        :raises OSError: e.g. EMFILE; the listener must be started again.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class FeedOwner:
+    """What a feed reports to. Each method is called from a step, never while reaping."""
+
+    def context(self) -> Any:
+        """The ``contextvars.Context`` of the user code it calls."""
+        return None
+
+    def readable(self) -> None:
+        """The descriptor has something to read, an error or its end; see ``Feed.can_read``."""
+
+    def writable(self) -> None:
+        """The descriptor takes more, or never will: once per ``Feed.wait_writable``."""
+
+
+class Feed(Step):
+    """Readiness of a descriptor that is neither a stream nor a listener: a datagram socket, a pipe.
+
+    Readiness is edge-like: the owner reads until the kernel has no more and *then, before it calls user code*,
+    clears ``can_read``; as long as it is set ``readable`` is called again, each time in a step of its own. So a
+    feed whose protocol is suspended mid-function costs nothing and never spins. It does not own the descriptor.
+
+    :ivar can_read: reading is worth trying.
+    """
+
+    def __init__(self, fd: int, owner: FeedOwner, ready: list[Step]) -> None:
+        self.fd = fd
+        self.owner = owner
+        self.ready = ready
+        self.reading = False
+        self.can_read = False
+        self.queued = False
+        self.busy = False
+        self.closed = False
+        self.events = 0
+
+    def context(self) -> Any:
+        return self.owner.context()
+
+    def run(self) -> None:
+        self.queued = False
+        if self.busy or self.closed:
+            return  # suspended inside the owner: what came meanwhile is looked at when it returns
+        self.busy = True
+        try:
+            if self.events & _WRITABLE:
+                self.events &= ~_WRITABLE
+                self.owner.writable()
+            if self.events & _READABLE:
+                self.events &= ~_READABLE
+                if self.reading and self.can_read:
+                    self.owner.readable()
+        finally:
+            self.busy = False
+            if not self.closed:
+                if self.reading:
+                    if self.can_read:
+                        self.events |= _READABLE
+                    else:
+                        self.rest()
+                if self.events:
+                    self.queue(0)
+
+    def queue(self, events: int) -> None:
+        """Note what happened and queue this step unless it is queued already."""
+        self.events |= events
+        if not self.queued:
+            self.queued = True
+            self.ready.append(self)
+
+    def rest(self) -> None:
+        """All has been read: see to it that the next readiness is heard of."""
+
+    def start(self) -> None:
+        """Ask for ``readable``.
+
+        :raises OSError: the descriptor cannot be waited for (PermissionError: a regular file).
+        """
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """No more ``readable``; readiness is remembered for the next ``start``."""
+        self.reading = False
+        self.events &= ~_READABLE
+
+    def wait_writable(self) -> None:
+        """Ask for one ``writable``."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Forget the descriptor: when this returns the kernel holds nothing of ours for it."""
+        raise NotImplementedError
+
+
+class Poll(Step):
+    """A one-shot wait for readiness; queues ``step`` once."""
+
+    def __init__(self, step: Step, ready: list[Step]) -> None:
+        self.step = step
+        self.ready = ready
+        self.done = False
+
+    def run(self) -> None:
+        self.step.run()
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+
+class Engine:
+    """One per loop. All methods but ``wake`` belong to the loop's thread.
+
+    :ivar ready: the loop's ready queue; completions are appended to it.
+    :ivar waits: calls that could wait, i.e. turns that entered the kernel.
+    :ivar completions: completions reaped.
+    """
+
+    name = "abstract"
+
+    def __init__(self, ready: list[Step]) -> None:
+        self.ready = ready
+        self.waits = 0
+        self.completions = 0
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def open_stream(self, fd: int, owner: StreamOwner) -> Stream:
+        raise NotImplementedError
+
+    def open_listener(self, sock: Any, owner: ListenerOwner) -> Listener:
+        raise NotImplementedError
+
+    def open_feed(self, fd: int, owner: FeedOwner, read: bool, once: bool) -> Feed:
+        """Make a feed of ``fd``.
+
+        :param read: input counts as readable; False leaves only hang-up and errors.
+        :param once: it is read rarely and closed soon (a pipe), rather than all the time (a datagram socket).
+        """
+        raise NotImplementedError
+
+    def poll(self, fd: int, mask: int, step: Step) -> Poll:
+        """Run ``step`` once when ``fd`` is ready for ``mask`` (EPOLLIN, EPOLLOUT)."""
+        raise NotImplementedError
+
+    def set_reader(self, fd: int, handle: Any) -> Any:
+        """Run ``handle`` as long as ``fd`` is readable (None: no longer); returns the handle it replaces."""
+        raise NotImplementedError
+
+    def set_writer(self, fd: int, handle: Any) -> Any:
+        raise NotImplementedError
+
+    def get_reader(self, fd: int) -> Any:
+        raise NotImplementedError
+
+    def get_writer(self, fd: int) -> Any:
+        raise NotImplementedError
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable when ``turn`` would reap something."""
+        raise NotImplementedError
+
+    def turn(self, timeout_ns: int) -> int:
+        """Submit, wait at most ``timeout_ns`` (0: do not wait, negative: for ever), reap; how many were reaped."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Submit what is pending without waiting or reaping."""
+
+    def wake(self) -> None:
+        """Make a waiting ``turn`` return. The one method for other threads and signal handlers."""
+        os.eventfd_write(self.wake_fd, 1)
+
+    def attach(self) -> None:
+        """The calling thread is going to run the loop."""
+
+    def detach(self) -> None:
+        """The calling thread has stopped running the loop."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """In the child of a fork: let go without touching what is shared with the parent."""
+
+    def inflight(self) -> int:
+        """Operations the kernel holds for streams, listeners and polls."""
+        raise NotImplementedError
+
+    def leased(self) -> int:
+        """Receive buffers that are out of the pool."""
+        return 0
