@@ -1,0 +1,1 @@
+"""The asyncio surface: the loop, its turn and its transports."""

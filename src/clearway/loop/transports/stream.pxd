@@ -1,0 +1,44 @@
+cimport cython
+
+from clearway.engine.interface cimport Stream, StreamOwner
+from clearway.kernel.sysio cimport run_in_context1
+from clearway.loop.core cimport LoopCore
+
+cdef int _READS_PER_STEP
+
+cdef class StreamTransport(StreamOwner):
+    cdef object __weakref__
+    cdef public object _loop
+    cdef public object _sock
+    cdef public int _sock_fd
+    cdef public dict _extra
+    cdef public object _protocol
+    cdef public object _server
+    cdef Stream _stream
+    cdef object _data_received
+    cdef object _context
+    cdef bint _buffered
+    cdef bint _made
+    cdef public bint _closing
+    cdef public bint _eof
+    cdef bint _read_eof
+    cdef bint _eof_next
+    cdef public bint _paused
+    cdef public int _conn_lost
+    cdef public bint _protocol_paused
+    cdef Py_ssize_t _high_water
+    cdef Py_ssize_t _low_water
+    cdef public object _empty_waiter
+    cpdef object context(self)
+    @cython.locals(chunk=bytes)
+    cpdef object write(self, object data)
+    @cython.locals(count=cython.int, data=bytes, stream=Stream)
+    cdef object readable(self)
+    cdef object progress(self)
+    cdef object broken(self, object exc)
+    @cython.locals(delivered=cython.int, stream=Stream, count=Py_ssize_t)
+    cdef object _fill_user_buffer(self)
+    cdef object _end_reached(self, int delivered)
+    cdef object _on_eof(self)
+    cdef object _written(self)
+    cdef bint _refused(self) except -1
