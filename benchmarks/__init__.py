@@ -1,0 +1,1 @@
+"""Benchmarks: ratios to peers in one interleaved run, not figures of one machine. See README.md."""
