@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -104,14 +105,15 @@ class ServerProcess:
         if self._cpu is not None:
             command += ["--cpu", str(self._cpu)]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            # Ctrl-C is for the demo, which then ends its servers one by one.
-            process_group=0,
-        )
+        with _signals_held_back():
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                # Ctrl-C is for the demo, which then ends its servers one by one.
+                process_group=0,
+            )
         output = self._process.stdout
         assert output is not None
         ready, _, _ = select.select([output], [], [], _START_TIMEOUT_S)
@@ -185,10 +187,30 @@ class ServerProcess:
             self._errors = None
 
 
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A signal that would end the demo waits until the block is over.
+
+    An exception that a signal handler raises inside Popen() leaves a process that nobody knows.
+    """
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Terminate, then kill; whatever interrupts the waiting, the process does not survive."""
-    process.terminate()
     try:
+        process.terminate()
         process.wait(_STOP_TIMEOUT_S)
     except BaseException as error:
         process.send_signal(signal.SIGKILL)
