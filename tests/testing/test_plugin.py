@@ -48,7 +48,17 @@ def run_pytest(directory: Path, source: str, *options: str) -> subprocess.Comple
     if "clearway.testing.plugin" not in names:
         options = ("-p", "clearway.testing.plugin", *options)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+            *options,
+        ],
         cwd=directory,
         capture_output=True,
         text=True,

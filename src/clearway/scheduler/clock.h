@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 enum { CW_MODE_OFF = 0, CW_MODE_REPORT = 1, CW_MODE_ON = 2 };
@@ -47,6 +48,7 @@ typedef struct cw_clock {
     volatile int64_t stall_since_ns;
     /* registration */
     pthread_t target;
+    pid_t tid;
     clockid_t cpu_clock;
     int registered;
     struct cw_clock *next;

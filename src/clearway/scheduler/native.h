@@ -37,7 +37,8 @@
  * quanta; announced slices (resumed steps) are timed exactly. */
 #define CW_TICKS_PER_QUANTUM 4
 #define CW_TICK_MIN_NS 50000L        /* 20,000 wake-ups/s would already cost 5 % of a core */
-#define CW_RESEND_MIN_NS 250000L     /* first re-send; doubles up to one quantum */
+#define CW_RESEND_MIN_NS 400000L     /* first re-send; doubles up to one quantum. A kick that is answered takes a
+                                      * quarter of this, timer and switch included */
 #define CW_IDLE_TICKS 8              /* two quanta without a step: park */
 #define CW_PARK_NS 50000000L         /* without membarrier(2) a wake-up can be missed: look every 50 ms */
 
@@ -65,6 +66,7 @@ static void (*cw_report)(void);             /* takes the GIL */
 static volatile uint32_t cw_monitor_sleeps; /* 1 while in (or about to enter) the futex */
 static volatile uint64_t cw_monitor_wakeups;
 static int cw_membarrier;
+static pid_t cw_pid;
 
 static long cw_futex(volatile uint32_t *word, int op, uint32_t val, const struct timespec *t, uint32_t bits) {
     return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, val, t, NULL, bits);
@@ -151,7 +153,8 @@ static void cw_kick(cw_clock *c, int hard) {
     c->kick_ns = cw_now();
     if (hard) c->kicks_hard++; else c->kicks_soft++;
     __atomic_store_n(&cw_kick_pending, 1, __ATOMIC_RELEASE);
-    pthread_kill(c->target, SIGURG);
+    /* Not pthread_kill(): glibc's blocks all signals around it, three more system calls. */
+    syscall(SYS_tgkill, cw_pid, c->tid, SIGURG);
 }
 
 /* A kick from the loop's own thread: the self-test, and the shuffler of clearway.testing. */
@@ -236,7 +239,7 @@ static int64_t cw_tick(cw_clock *c, int64_t now, cw_watch *watch) {
         tick = (c->report_ns ? c->report_ns : 1000000000LL) / CW_TICKS_PER_QUANTUM;
     if (tick < CW_TICK_MIN_NS)
         tick = CW_TICK_MIN_NS;
-    next = now + tick;
+    next = now + tick;                      /* of a step that nobody announced */
     if (!(w & 1)) {
         c->idle_ticks = (w == c->seen_word) ? c->idle_ticks + 1 : 0;
         c->seen_word = w;
@@ -271,6 +274,13 @@ static int64_t cw_tick(cw_clock *c, int64_t now, cw_watch *watch) {
         return now + CW_TICK_MIN_NS;
     if (c->mode != CW_MODE_ON)
         due = INT64_MAX;
+    else if (planned && !watching && due > now) {
+        /* Nothing to see before it is due. A step that follows when this one ends early is then caught after
+         * up to two quanta; with a tick in between the monitor would cost twice as much. */
+        next = now + quantum;
+        if (c->report_ns && c->seen_ns + c->report_ns > now && c->seen_ns + c->report_ns < next)
+            next = c->seen_ns + c->report_ns;
+    }
 
     fire = now >= due;
     if (c->alarm_ns && now >= c->alarm_ns)
@@ -427,6 +437,8 @@ static int cw_register(cw_clock *c) {
         cw_membarrier = syscall(SYS_membarrier, 16 /* REGISTER_PRIVATE_EXPEDITED */, 0, 0) == 0;
     }
     c->target = pthread_self();
+    c->tid = (pid_t)syscall(SYS_gettid);
+    cw_pid = getpid();                      /* again after a fork */
     error = pthread_getcpuclockid(c->target, &c->cpu_clock);
     if (error)
         return error;

@@ -5,7 +5,6 @@ from clearway.scheduler.slices cimport Slices
 
 
 cdef class Scheduler(Slices):
-    cdef bint _busy
     cdef int64_t _retry_ns
     cdef uint64_t _declined_word
     cdef public int last_rule

@@ -83,7 +83,6 @@ class Scheduler(Slices):
         report_after: float = 0.1,
     ) -> None:
         Slices.__init__(self, mode, quantum, policy, report_after)
-        self._busy = False
         self._retry_ns = 0
         self._declined_word = 0
         self.last_rule = -1
@@ -104,6 +103,7 @@ class Scheduler(Slices):
         if self._busy or not (word & 1) or clock.c.kick_word != word:
             return  # too late: that step is over (or we are in here already)
         self._busy = True
+        suspend = False
         error: BaseException | None = None
         try:
             if self._interrupts and _native.now_ns() >= clock.c.alarm_ns:
@@ -118,11 +118,16 @@ class Scheduler(Slices):
                 if self.mode == "io":
                     self._pump(word)
                     return
+                suspend = True
         finally:
-            self._busy = False
+            self._busy = suspend
         if error is not None:
             raise error
-        self._suspend(frame)
+        # Busy until the step is put aside: a second kick meanwhile would find it in our own code.
+        try:
+            self._suspend(frame)
+        finally:
+            self._busy = False
 
     def _judge(self, frame: Any) -> int:
         """Number of the rule that objects to a suspension here and now; -1 if none does."""

@@ -15,6 +15,8 @@ cdef class Slices(Runners):
     cdef int64_t _slice_began_ns
     cdef int64_t _due_ns
     cdef int64_t _fresh_since_ns
+    # In the handler, and the step is not yet put aside.
+    cdef bint _busy
     cdef public object on_switch
     cdef public object shuffler
     cdef public long resumes

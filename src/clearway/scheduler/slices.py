@@ -42,6 +42,7 @@ class Slices(Runners):
         self.has_domains = False
         self._held_domains: dict[Any, int] = {}
         self._where = 0
+        self._busy = False
         # The debt of fresh work to suspended work, in ns: see _after_suspension.
         self._debt_ns = 0
         self._slice_began_ns = 0
@@ -117,6 +118,7 @@ class Slices(Runners):
             _leave(host, task)
         host._epoch += 1
         clock.c.word = word + 1
+        self._busy = False
         self._current = None
         self._suspended.append(entry)
         self.has_suspended = True

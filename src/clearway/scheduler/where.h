@@ -3,7 +3,8 @@
  * The addresses of the interrupted stack, from our Python-level signal handler up to the step's base, are
  * told apart by the function they lie in: between two bytecodes they look as calibration has learnt; in a
  * blocking call the call's own entry is among them; and code of a module that is not known to be harmless is
- * seen by its module. 6 to 25 us when warm, so this is only done to steps that overran.
+ * seen by its module. An unwinding costs 60,000 instructions, so this is only done to steps that overran, and a
+ * stack that was unwound before is recognised by its return addresses (cw_recall).
  *
  * Functions are known by where their unwind information begins, which works without symbols (libgcc's
  * _Unwind_FindEnclosingFunction).
@@ -27,6 +28,7 @@
 
 typedef struct {
     uintptr_t ip[CW_FRAMES_MAX];
+    uintptr_t cfa[CW_FRAMES_MAX];           /* of the frame that returns to ip */
     int n, too_deep;
     uintptr_t inner, base;                  /* frames at or below `inner` and above `base` do not count */
 } cw_trace;
@@ -49,6 +51,7 @@ static _Unwind_Reason_Code cw_on_frame(struct _Unwind_Context *context, void *ar
         t->too_deep = 1;
         return _URC_END_OF_STACK;
     }
+    t->cfa[t->n] = cfa;
     t->ip[t->n++] = ip;
     return _URC_NO_REASON;
 }
@@ -219,30 +222,112 @@ static int cw_at_boundary(const cw_trace *t, int from, int eval) {
     return 0;
 }
 
+/* Stacks that have been judged, and the verdicts.
+ *
+ * A stack is known again when our handler's frame lies where it lay and every return address stands where it
+ * stood. That is proof: the frame of the handler is given, so its return address is where it was found; the call
+ * site that this names has the frame size that it had, so the next return address is where it was found; and so
+ * on to the base. (A frame of variable size could only deceive by an old copy of the same return address at the
+ * same place.) Where return addresses do not lie next to the CFA, as on aarch64, nothing is remembered. */
+#define CW_KNOWN_STACKS 16
+typedef struct {
+    uintptr_t ip[CW_FRAMES_MAX];
+    uintptr_t *slot[CW_FRAMES_MAX];
+    uintptr_t inner, base;                  /* inner = 0: free */
+    int n, where;
+    char detail[64];
+} cw_stack;
+static cw_stack cw_known[CW_KNOWN_STACKS];
+static int cw_known_next, cw_known_set_sizes;
+static unsigned long long cw_known_version;
+
+/* What a verdict rests on besides the stack: the modules, and what has been learnt. */
+static void cw_check_known(void) {
+    int sizes = cw_signature_count + cw_eval_count;
+    for (int i = 0; i < CW_SETS; i++)
+        sizes += cw_set_count[i];           /* sets only grow */
+    if (sizes == cw_known_set_sizes && cw_known_version == cw_modules_version)
+        return;
+    for (int i = 0; i < CW_KNOWN_STACKS; i++)
+        cw_known[i].inner = 0;
+    cw_known_set_sizes = sizes;
+    cw_known_version = cw_modules_version;
+}
+
+static const cw_stack *cw_recall(uintptr_t inner, uintptr_t base) {
+    for (int i = 0; i < CW_KNOWN_STACKS; i++) {
+        const cw_stack *s = &cw_known[i];
+        int k = 0;
+        if (s->inner != inner || s->base != base)
+            continue;
+        while (k < s->n && *s->slot[k] == s->ip[k])
+            k++;
+        if (k == s->n)
+            return s;
+    }
+    return NULL;
+}
+
+static void cw_remember(const cw_trace *t, int where, const char *detail) {
+    cw_stack *s = &cw_known[cw_known_next];
+    if (t->too_deep || t->n == 0 || strlen(detail) >= sizeof s->detail)
+        return;
+    s->inner = 0;
+    for (int i = 0; i < t->n; i++) {
+        s->ip[i] = t->ip[i];
+        s->slot[i] = (uintptr_t *)t->cfa[i] - 1;
+        if (*s->slot[i] != s->ip[i])
+            return;
+    }
+    s->n = t->n;
+    s->where = where;
+    strcpy(s->detail, detail);
+    s->base = t->base;
+    s->inner = t->inner;
+    cw_known_next = (cw_known_next + 1) % CW_KNOWN_STACKS;
+}
+
+static int cw_judge(const cw_trace *t, char *detail, size_t room);
+
 /* Classify the interrupted point.  `detail` receives the name of the foreign module, if any. */
 static int cw_classify(uintptr_t base, char *detail, size_t room, int *depth) {
     cw_trace t;
-    int from, eval, where = CW_AT_C_CALL;
+    const cw_stack *known;
+    int where;
     detail[0] = 0;
     cw_load_modules();
+    cw_check_known();
+    known = cw_recall(cw_handler_frame, base);
+    if (known) {
+        *depth = known->n;
+        snprintf(detail, room, "%s", known->detail);
+        return known->where;
+    }
     cw_unwind(&t, cw_handler_frame, base);
     *depth = t.n;
-    from = cw_skip_ours(&t);
-    for (eval = from; eval < t.n; eval++)
-        if (cw_is_eval(cw_function_of(t.ip[eval])))
+    where = cw_judge(&t, detail, room);
+    cw_remember(&t, where, detail);
+    return where;
+}
+
+static int cw_judge(const cw_trace *t, char *detail, size_t room) {
+    int from, eval, where = CW_AT_C_CALL;
+    from = cw_skip_ours(t);
+    for (eval = from; eval < t->n; eval++)
+        if (cw_is_eval(cw_function_of(t->ip[eval])))
             break;
-    if (eval == t.n)
+    if (eval == t->n)
         return CW_AT_UNKNOWN;
-    if (cw_at_boundary(&t, from, eval)) {
+    if (cw_at_boundary(t, from, eval)) {
         where = CW_AT_BOUNDARY;
     } else {
         for (int i = from; i < eval; i++)
-            if (cw_in_set(CW_SET_WAIT, cw_function_of(t.ip[i]))) {
+            if (cw_in_set(CW_SET_WAIT, cw_function_of(t->ip[i]))) {
                 where = CW_AT_WAIT;
                 for (int k = i + 1; k < eval; k++) {
                     /* Our own locks are compiled and wait on behalf of their caller. */
-                    const cw_module *m = cw_module_of(t.ip[k] - 1);
-                    if ((m == NULL || m->cls != CW_OURS) && !cw_in_set(CW_SET_HELPER, cw_function_of(t.ip[k])))
+                    const cw_module *m = cw_module_of(t->ip[k] - 1);
+                    if ((m == NULL || m->cls != CW_OURS) && !cw_in_set(CW_SET_HELPER, cw_function_of(t->ip[k])))
                         where = CW_AT_C_CALL;
                 }
                 break;
@@ -250,14 +335,14 @@ static int cw_classify(uintptr_t base, char *detail, size_t room, int *depth) {
     }
     if (where == CW_AT_C_CALL)
         return where;
-    for (int i = from; i < t.n; i++) {
-        const cw_module *m = cw_module_of(t.ip[i] - 1);
+    for (int i = from; i < t->n; i++) {
+        const cw_module *m = cw_module_of(t->ip[i] - 1);
         if (m == NULL || m->cls == CW_FOREIGN) {
             snprintf(detail, room, "%s", m ? m->name : "unknown code");
             return CW_AT_FOREIGN;
         }
         if (m->cls == CW_PYTHON && i > eval) {
-            uintptr_t entry = cw_function_of(t.ip[i]);
+            uintptr_t entry = cw_function_of(t->ip[i]);
             if (cw_in_set(CW_SET_FINALISER, entry))
                 return CW_AT_FINALISER;
             if (cw_in_set(CW_SET_DENIED, entry)) {
@@ -266,7 +351,7 @@ static int cw_classify(uintptr_t base, char *detail, size_t room, int *depth) {
             }
         }
     }
-    if (t.too_deep)
+    if (t->too_deep)
         return CW_AT_DEEP;
     return where;
 }
