@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from .support.loops import Factory
+
+# How long an example takes is not what is tested: the machine may be busy.
+settings.register_profile("clearway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("clearway")
 
 # Seconds for one test: a guard against hangs, not a bound on speed. The slowest ordinary test takes about one,
 # on an idle machine.
