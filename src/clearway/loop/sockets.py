@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable
 from select import EPOLLIN, EPOLLOUT
 from typing import Any
 
+from clearway.loop.readahead import Readahead
 from clearway.steps import FutureStep
 
-#: Bytes of one sendfile(2): a cold file then holds the loop for one read of this size, not for all of it.
-SENDFILE_MAX = 256 * 1024
+#: Bytes of one sendfile(2): some 0.25 ms of copying where both ends are on this machine.
+SENDFILE_MAX = 1024 * 1024
 
 CONNECTION_ERRORS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.EBADF)
 
@@ -193,16 +194,21 @@ class SocketMethods:
             raise exceptions.SendfileNotAvailableError("not a regular file") from exc
         if not (count if count else size):
             return 0
+        ahead = Readahead(source, size)
         sent = 0
         try:
             while count is None or sent < count:
-                part = SENDFILE_MAX if count is None else min(SENDFILE_MAX, count - sent)
+                room = ahead.room(offset + sent)
+                if not room:
+                    await ahead.fetch(offset + sent)
+                    self._check_sending(transport)
+                    continue
+                part = min(SENDFILE_MAX, room if count is None else min(room, count - sent))
                 try:
                     n = os.sendfile(fd, source, offset + sent, part)
                 except (BlockingIOError, InterruptedError):
                     await wait()
-                    if transport is not None and transport._conn_lost:
-                        raise ConnectionError("the connection was lost during sendfile") from None
+                    self._check_sending(transport)
                     continue
                 except OSError as exc:
                     if not sent and exc.errno not in CONNECTION_ERRORS:
@@ -221,3 +227,8 @@ class SocketMethods:
             if sent:
                 os.lseek(source, offset + sent, os.SEEK_SET)
         return sent
+
+    def _check_sending(self, transport: Any) -> None:
+        """While we waited the transport may have closed its descriptor, and another file be using the number."""
+        if transport is not None and transport._conn_lost:
+            raise ConnectionError("the connection was lost during sendfile")
