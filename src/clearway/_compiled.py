@@ -37,6 +37,7 @@ COMPILED_MODULES: dict[str, str] = {
     "clearway.loop.transports.pipe": "clearway/loop/transports/pipe.py",
     "clearway.loop.transports.tls": "clearway/loop/transports/tls.py",
     "clearway.loop.server": "clearway/loop/server.py",
+    "clearway.loop.readiness": "clearway/loop/readiness.py",
     "clearway.channels._operation": "clearway/channels/_operation.pyx",
     "clearway.channels._ring": "clearway/channels/_ring.pyx",
     "clearway.channels._line": "clearway/channels/_line.py",

@@ -42,6 +42,7 @@ cdef class Stream(Step):
     cpdef object stop_reading(self)
     cdef object set_direct(self, bint direct)
     cpdef object receive(self)
+    cpdef object take_received(self)
     cdef Py_ssize_t receive_into(self, object buffer) except -2
     cdef object write(self, bytes data)
     cdef object write_many(self, list chunks)

@@ -167,6 +167,15 @@ class Stream(Step):
         """
         raise NotImplementedError
 
+    def take_received(self) -> bytes | None:
+        """What was taken out of the kernel before reading stopped, and no reader has had; None for nothing.
+
+        Those who go on reading past the stream (splice) must have this first.
+
+        :raises OSError: the connection is broken.
+        """
+        return None
+
     def receive_into(self, buffer: Any) -> int:
         """Receive into ``buffer``: the count, 0 at end of file, -1 for nothing yet."""
         raise NotImplementedError

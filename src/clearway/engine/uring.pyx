@@ -283,6 +283,15 @@ cdef class UringStream(Stream):
             return b""
         return None
 
+    cpdef object take_received(self):
+        if self.kept:
+            return self.kept.pop(0)
+        if self.inbox_count:
+            return self.take()
+        if self.recv_errno:  # the kernel has told it and will not again; the reader is still to be told, too
+            raise OSError(self.recv_errno, os.strerror(self.recv_errno))
+        return None
+
     cdef Py_ssize_t receive_into(self, object buffer) except -2:
         cdef Py_ssize_t count, size
         if self.inbox_count:

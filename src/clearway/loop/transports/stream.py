@@ -521,6 +521,10 @@ class StreamTransport(StreamOwner):
             self._stream.awaited = True
         return self._empty_waiter
 
+    def _take_received(self) -> bytes | None:
+        """Bytes received before reading was paused, which the protocol has not had; None for no more."""
+        return self._stream.take_received()
+
     async def _wait_writable(self) -> None:
         """Wait until the socket takes more (``loop.sendfile``, which writes past the stream)."""
         future = self._loop.create_future()
