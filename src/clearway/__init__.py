@@ -22,6 +22,7 @@ from clearway.scheduler.policies import Fair, Policy, Priority, RoundRobin
 from clearway.scheduler.report import StallReport, reporter
 from clearway.scheduler.rules import allow, deny
 from clearway.scheduler.timeouts import hard_timeout, interrupt
+from clearway.transfer import Transfer, transfer
 
 if sys.platform.startswith("linux"):
     from clearway.loop.eventloop import EventLoop
@@ -42,6 +43,7 @@ __all__ = [
     "Priority",
     "RoundRobin",
     "StallReport",
+    "Transfer",
     "allow",
     "create_task",
     "critical",
@@ -53,6 +55,7 @@ __all__ = [
     "reporter",
     "run",
     "set_priority",
+    "transfer",
 ]
 
 T = TypeVar("T")
