@@ -197,6 +197,7 @@ async def everything(expected: list[list[Any]] | None) -> list[list[Any]]:
     return list(await asyncio.gather(*(worker(number) for number in range(6))))
 
 
+@pytest.mark.limit(60 + SUSPENSIONS / 200)
 def test_results_do_not_depend_on_suspensions() -> None:
     expected = asyncio.run(everything(None))
     made = runs = 0

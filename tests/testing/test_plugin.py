@@ -15,6 +15,9 @@ from clearway.scheduler.preemption import refusal
 if refusal("on") is not None:
     pytest.skip(f"{refusal('on')}", allow_module_level=True)
 
+# Each starts an interpreter with all its plugins; the process has a time limit of its own.
+pytestmark = pytest.mark.limit(180)
+
 RACE = """
 import asyncio
 import pytest

@@ -19,6 +19,7 @@ cdef extern from "clock.h" nogil:
         uint64_t ticks
         uint64_t stall_word
         int64_t stall_since_ns
+        int only_still
         int registered
     void cw_plan(cw_clock *, int64_t, int)
     int CW_PLAN_WATCH
@@ -30,6 +31,8 @@ cdef class StepClock:
     # `c.word` is the step counter: the loop's one plain store per step.
     cdef cw_clock *c
     cdef void unpark_now(self) noexcept
+    # The kick has been dealt with: from now on another one is passed on. Without this, when the handler returns.
+    cdef void answered(self) noexcept
     cdef inline void unpark_if_parked(self) noexcept:
         """Call on every idle -> running edge, after the store to `c.word`."""
         if self.c.parked:

@@ -64,6 +64,9 @@ class StepClock:
     def plan_slice(self, due_ns: int, flags: int) -> None:
         pass
 
+    def answered(self) -> None:
+        pass
+
     def poke(self) -> None:
         pass
 

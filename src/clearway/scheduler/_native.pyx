@@ -72,6 +72,10 @@ cdef class StepClock:
     cdef void unpark_now(self) noexcept:
         cw_unpark(self.c)
 
+    cdef void answered(self) noexcept:
+        global cw_tripped
+        cw_tripped = 0
+
     def configure(self, *, int mode, int64_t quantum_ns, int64_t report_ns=0, int engine_fd=-1):
         """Set what the monitor does: mode, slice and report threshold in ns (0 = no reports)."""
         self.c.quantum_ns = quantum_ns
@@ -219,9 +223,10 @@ def handle_signal(signum, frame):
     """The Python-level handler of the virtual signal: one function for calibration and for life, so
     that CPython calls both the same way and the stacks can be compared."""
     global _calibration_error, _learnt, cw_handler_frame, cw_tripped
-    cw_tripped = 0
     cdef uintptr_t outer = cw_handler_frame
     cw_handler_frame = cw_frame_here()
+    if _receiver is None or _calibrating:
+        cw_tripped = 0
     if _calibrating == 1:
         _calibration_error |= cw_calibrate_tripped(_calibration_base)
         cw_handler_frame = outer
@@ -230,8 +235,13 @@ def handle_signal(signum, frame):
         cw_handler_frame = outer
     elif _receiver is not None:
         # A switch may happen inside, and other runners' handlers then overwrite cw_handler_frame;
-        # nobody reads it after the switch without having set it.
-        _receiver(frame)
+        # nobody reads it after the switch without having set it. But a handler within a handler gives
+        # the mark back, for the outer one may be about to look at the stack.
+        try:
+            _receiver(frame)
+        finally:
+            cw_handler_frame = outer
+            cw_tripped = 0
 
 
 def set_receiver(receiver):

@@ -32,6 +32,7 @@ typedef struct cw_clock {
     volatile int64_t report_ns;      /* 0 = no reports */
     volatile int mode;
     volatile int engine_fd;
+    volatile int only_still;         /* kick a step only in a wait (the shuffler ends the slices of the others) */
     /* line 3: the monitor's */
     volatile uint64_t kick_word __attribute__((aligned(64)));
     volatile int64_t kick_ns;

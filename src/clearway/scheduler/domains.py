@@ -26,6 +26,9 @@ preemptible_var: ContextVar[bool] = ContextVar("clearway_preemptible", default=T
 _priorities: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _weights: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
+# Whether there ever was any: a look-up there is Python code, and it would run at each suspension.
+_are_set = False
+
 
 @contextmanager
 def domain(name: Any) -> Iterator[None]:
@@ -47,25 +50,27 @@ def set_priority(task: Any, priority: int, *, weight: float | None = None) -> No
     :param priority: higher is more urgent (policy "priority"). :param weight: its share (policy "fair").
     :raises TypeError: not an int. :raises ValueError: a weight that is not positive.
     """
+    global _are_set
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise TypeError(f"priority must be an int, not {type(priority).__name__}")
+    if weight is not None and not weight > 0:
+        raise ValueError(f"weight must be positive, not {weight!r}")
+    _are_set = True
     _priorities[task] = priority
     if weight is not None:
-        if not weight > 0:
-            raise ValueError(f"weight must be positive, not {weight!r}")
         _weights[task] = float(weight)
 
 
 def priority_of(task: Any) -> int:
     """Priority of ``task``, when its own context is the current one (as in the handler)."""
-    if task is not None and task in _priorities:
+    if _are_set and task is not None and task in _priorities:
         return _priorities[task]
     return priority_var.get()
 
 
 def priority_of_step(step: Any) -> int:
     """Priority of a step that is not running: its task's if that was set, else its context's."""
-    if _priorities:
+    if _are_set:
         task = getattr(getattr(step, "_callback", None), "__self__", None)
         if isinstance(task, Future) and task in _priorities:
             return _priorities[task]
@@ -74,7 +79,7 @@ def priority_of_step(step: Any) -> int:
 
 
 def weight_of(task: Any) -> float:
-    if task is not None and task in _weights:
+    if _are_set and task is not None and task in _weights:
         return _weights[task]
     return weight_var.get()
 

@@ -87,9 +87,10 @@ static void cw_unpark(cw_clock *c) {
 
 /* Set by the monitor before it sends a kick; a SIGURG that finds it clear is somebody else's. */
 static volatile uint32_t cw_kick_pending;
-/* The virtual signal has been tripped and its Python handler has not run yet. CPython remembers a trip, and
- * writes a byte to the wake-up descriptor for each: without this a long C call would fill that pipe with our
- * kicks, and a byte of a real signal would be lost. */
+/* The virtual signal has been tripped and its Python handler has not dealt with it yet. CPython remembers a trip,
+ * and writes a byte to the wake-up descriptor for each: without this a long C call would fill that pipe with our
+ * kicks, and a byte of a real signal would be lost. Until the handler is through, because a kick in the middle of
+ * it would be handled on top of it, and its byte would look like work that waits. */
 static volatile uint32_t cw_tripped;
 static volatile int cw_virtual_signal;
 static struct sigaction cw_old_action;
@@ -300,6 +301,8 @@ static int64_t cw_tick(cw_clock *c, int64_t now, cw_watch *watch) {
             watch->fds[watch->n++].revents = 0;
         }
     }
+    if (fire && c->only_still && still != 1 && !(waits && still != 0) && !(c->alarm_ns && now >= c->alarm_ns))
+        fire = 0;
     if (fire) {
         if (c->kicked_seq != seq) {         /* first kick under this plan */
             c->kicked_seq = seq;

@@ -187,6 +187,8 @@ class Scheduler(Slices):
     def _anybody_waits(self) -> bool:
         """U0: would a suspension do anybody any good?"""
         if self._suspended:
+            if self.shuffler is not None:
+                return True
             now = _native.now_ns()
             me = self._current
             sitting = me is not None and me.waits and me.word == self.clock.c.word

@@ -119,6 +119,7 @@ class Slices(Runners):
         host._epoch += 1
         clock.c.word = word + 1
         self._busy = False
+        clock.answered()
         self._current = None
         self._suspended.append(entry)
         self.has_suspended = True
@@ -151,7 +152,8 @@ class Slices(Runners):
             self._root.switch()
             return
         if self.shuffler is not None:
-            suspended_first = bool(self.shuffler.suspended_first())
+            # Not drawn for a wait: how often one is suspended is up to the clock, not to the seed.
+            suspended_first = self._where != _native.AT_WAIT and self.shuffler.suspended_first()
         else:
             suspended_first = fresh and self._debt_ns > self.quantum_ns
         if suspended_first and len(self._suspended) > 1:
@@ -178,8 +180,12 @@ class Slices(Runners):
             return
         now = _native.now_ns()
         self._settle(now)
-        if self._host.has_ready() and now - self._fresh_since_ns < self.quantum_ns:
-            return  # fresh work may use a quantum, as suspended work does
+        if self._host.has_ready():
+            if self.shuffler is not None:
+                if not self.shuffler.suspended_first():
+                    return
+            elif now - self._fresh_since_ns < self.quantum_ns:
+                return  # fresh work may use a quantum, as suspended work does
         if self._interrupts:
             self._hand_over_due(now)
         entry = self._choose(now, self._suspended)
@@ -196,7 +202,11 @@ class Slices(Runners):
             self._adopt(me)
 
     def _choose(self, now: int, among: list[Suspended]) -> Suspended | None:
-        """The entry for the next slice, with the slice in ``_slice_ns`` and its flags in ``_flags``."""
+        """The entry for the next slice, with the slice in ``_slice_ns`` and its flags in ``_flags``.
+
+        What it decides by the clock is drawn when a test is shuffled: equal seeds must choose alike on a slow
+        machine and on a fast one.
+        """
         computing = [entry for entry in among if not entry.waits or entry.error is not None]
         self._flags = 0
         for entry in computing:
@@ -204,6 +214,13 @@ class Slices(Runners):
                 self._slice_ns = self.quantum_ns
                 return entry
         busy = bool(computing) or self._host.has_ready()
+        if busy and self.shuffler is not None:
+            entry = among[self.policy.choose(among, now)]
+            self._slice_ns = self.quantum_ns
+            if entry.waits:
+                self._slice_ns = PROBE_NS
+                self._flags = _native.PLAN_WAITS
+            return entry
         if busy:
             # A wait is looked at now and then, briefly: its time may have come.
             for entry in among:

@@ -21,6 +21,7 @@ from libc.math cimport log
 from libc.stdint cimport int64_t, uint64_t
 
 from clearway.scheduler._native cimport StepClock, cw_now
+from clearway.scheduler.slices cimport Slices
 
 from clearway.scheduler import _native, rules
 from clearway.testing import traced
@@ -71,7 +72,8 @@ cdef class EventCounter:
     :param skipped: beginnings of the file names whose code is not counted.
     """
 
-    cdef object _scheduler, _random, _on_kick
+    cdef Slices _scheduler
+    cdef object _random, _on_kick
     cdef StepClock _clock
     cdef tuple _skipped
     cdef dict _verdicts
@@ -136,6 +138,7 @@ cdef class EventCounter:
         self._on_kick = self._scheduler._on_kick
         _native.set_receiver(self.on_kick)
         self._draw()
+        self._clock.c.only_still = 1
         if not _MONITORS:
             _native.learn_helpers(traced.call)
         self._active = True
@@ -144,6 +147,7 @@ cdef class EventCounter:
         """Count no more. What is suspended goes on, undisturbed."""
         self._active = False
         self._asked = False
+        self._clock.c.only_still = 0
 
     def on_instruction(self, code, offset):
         self.count(code)
@@ -152,6 +156,8 @@ cdef class EventCounter:
         cdef object verdict
         if not self._active or not (self._clock.c.word & 1) or _thread_id() != self._thread:
             return 0
+        if self._scheduler._busy:
+            return 0  # what is executed there is the scheduler's doing, not the step's
         verdict = self._verdicts.get(code)
         if verdict is None:
             verdict = code.co_filename.startswith(self._skipped)

@@ -7,6 +7,7 @@ later; who goes on is drawn as well. All of it follows from one number, the seed
 
 What repeats and what does not
     A run is determined by its seed as long as the test itself is: no real network, no clock, no other threads.
+    The speed of the machine has no say: the clock ends a slice in a wait for a lock only.
     Cyclic garbage is collected between the runs and not during them, for finalisers would come at a different
     instruction each time. One run without any suspension comes first; it fills caches (and shows tests that
     fail anyway). Sets of strings are iterated in another order in each process: set ``PYTHONHASHSEED`` to
@@ -50,9 +51,9 @@ POINTS_MAX = 10_000
 POINTS_SHOWN = 8
 
 
-#: The time slice of a shuffled loop in seconds. What the clock suspends is not drawn from the seed and would not
-#: be suspended there again, so it is long; but it is the clock that gets a step out of a wait for a lock.
-SLICE_S = 0.05
+#: The time slice of a shuffled loop in seconds. At its end a step is suspended in a blocking call only, which it
+#: would not leave before others have run: so it has no say in the outcome, only in how long a lock is waited for.
+SLICE_S = 0.005
 
 
 def _directory(module: Any) -> str:
