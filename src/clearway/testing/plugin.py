@@ -1,4 +1,4 @@
-"""The pytest plugin: ``--clearway-shuffle[=RUNS]``, ``--clearway-seed=N`` and a marker.
+"""The pytest plugin: ``--clearway-shuffle[=RUNS]``, ``--clearway-seed=N``, a marker, and ``--clearway-loop[=ENGINES]``.
 
 With the option every ``async def`` test that no other plugin has taken is run by ``shuffle``; with the marker
 ``@pytest.mark.clearway_shuffle(runs=..., seed=..., gap=...)`` one is, always. The option's number of runs and
@@ -34,8 +34,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seed of the first run, to replay a failure",
     )
 
+    group.addoption(
+        "--clearway-loop",
+        nargs="?",
+        const="auto",
+        default=None,
+        metavar="ENGINES",
+        help="run the async tests of pytest-asyncio and anyio on clearway; with several engines "
+        "(uring,epoll) once on each",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    engines = config.getoption("--clearway-loop")
+    if engines is not None:
+        # Only then: pytest-asyncio asks for factories when anybody has some.
+        from clearway.integrations import pytest_loops
+
+        pytest_loops.install(config, engines)
     config.addinivalue_line(
         "markers",
         f"{MARKER}(runs=100, seed=None, gap=None, timeout=60): run this async test many times, "
