@@ -40,16 +40,16 @@ endef
 $(VENV)/.demo: $(VENV)/.created $(SOURCES)
 	$(call install,demo)
 
-# The demo is tested too.
+# The demo is tested too, and real programs on clearway.
 $(VENV)/.test: $(VENV)/.created $(SOURCES)
-	$(call install,test$(comma)demo)
+	$(call install,test$(comma)demo$(comma)programs)
 
 $(VENV)/.bench: $(VENV)/.created $(SOURCES)
 	$(call install,bench)
 
 # mypy and import-linter read the demo's and the tests' imports too, so they must be there.
 $(VENV)/.lint: $(VENV)/.created $(SOURCES)
-	$(call install,lint$(comma)test$(comma)demo)
+	$(call install,lint$(comma)test$(comma)demo$(comma)programs)
 
 comma := ,
 
@@ -59,6 +59,7 @@ demo: $(VENV)/.demo
 test: unit conformance
 
 unit: $(VENV)/.test
+	@.ci/system-packages services
 	@mkdir -p $(OUT)/test
 	$(BIN)/python -m pytest --junitxml=$(OUT)/test/pytest.xml $(PYTEST)
 
