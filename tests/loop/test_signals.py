@@ -7,11 +7,12 @@ import os
 import pathlib
 import signal
 import threading
+import time
 
 import pytest
 
 from ..support.loops import cancelled, finish, in_thread, run
-from ..support.net import settle
+from ..support.net import Echo, attach, pattern, recv_exactly, settle
 
 
 def once_asleep(thread_id, action):
@@ -190,6 +191,38 @@ def test_signals_without_effect_do_not_end_a_wait(factory):
                 assert loop.time() >= due - 1e-6
             stop.set()
             await pestering
+        finally:
+            stop.set()
+            signal.signal(signal.SIGUSR1, before)
+
+    run(factory, main)
+
+
+def test_signals_amid_transfers_change_nothing(factory, pair):
+    """EINTR in any system call of a transfer both ways: every byte once and in its place."""
+    data = pattern(2_000_000)
+
+    async def main():
+        before = signal.signal(signal.SIGUSR1, lambda *_: None)
+        stop = threading.Event()
+
+        def pester():
+            while not stop.is_set():
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(0)  # with the GIL held all the time the transfer would never end
+
+        ours, peer = pair()
+        try:
+            transport = await attach(ours, Echo())
+            pestering = asyncio.ensure_future(in_thread(pester))
+            receiving = asyncio.ensure_future(in_thread(recv_exactly, peer, len(data)))
+            await in_thread(peer.sendall, data)
+            assert await receiving == data
+            stop.set()
+            await pestering
+            transport.close()
+            await settle()
+            peer.close()
         finally:
             stop.set()
             signal.signal(signal.SIGUSR1, before)

@@ -8,6 +8,7 @@ from typing import Any
 
 from clearway._compiled import is_compiled
 from clearway.engine.epoll import EpollEngine
+from clearway.engine.sizes import DEFAULT_SIZES, RingSizes
 
 #: What to do about a refusal, by errno of io_uring_setup(2).
 REMEDIES = {
@@ -24,7 +25,7 @@ REMEDIES = {
 }
 
 
-def make_engine(name: str, ready: list[Any]) -> Any:
+def make_engine(name: str, ready: list[Any], sizes: RingSizes = DEFAULT_SIZES) -> Any:
     """Build the engine called ``name`` ("auto", "uring" or "epoll") on a ready queue.
 
     "auto" takes io_uring and falls back to epoll on any refusal; ``describe()`` and ``clearway doctor`` say why.
@@ -34,19 +35,19 @@ def make_engine(name: str, ready: list[Any]) -> Any:
     if name == "epoll":
         return EpollEngine(ready)
     try:
-        return _make_uring(ready)
+        return _make_uring(ready, sizes)
     except OSError as exc:
         if name == "uring":
             raise _refusal(exc) from exc
         return EpollEngine(ready)
 
 
-def _make_uring(ready: list[Any]) -> Any:
+def _make_uring(ready: list[Any], sizes: RingSizes) -> Any:
     if not is_compiled("clearway.engine.uring"):
         raise OSError(errno.ENOSYS, "clearway is not compiled")
     from clearway.engine.uring import UringEngine
 
-    return UringEngine(ready)
+    return UringEngine(ready, sizes)
 
 
 def _refusal(exc: OSError) -> OSError:
@@ -77,7 +78,7 @@ def describe() -> dict[str, Any]:
         "kernel": platform.release(),
     }
     try:
-        engine = _make_uring([])
+        engine = _make_uring([], DEFAULT_SIZES)
     except OSError as exc:
         answer["errno"] = errno.errorcode.get(exc.errno or 0, str(exc.errno))
         answer["reason"] = str(_refusal(exc).strerror)

@@ -84,6 +84,10 @@ cdef class FeedRoomStep(Step):
 cdef class UringEngine(Engine):
     cdef cw_ring ring
     cdef cw_pool pool
+    cdef uint32_t sq_entries   # see sizes.py
+    cdef uint32_t cq_entries
+    cdef uint32_t pool_entries
+    cdef uint32_t pool_step
     cdef bint enabled
     cdef bint attached
     cdef bint lone             # the next write may go out at once: there is nothing to batch it with
@@ -101,8 +105,9 @@ cdef class UringEngine(Engine):
     cdef bint wake_armed
     cdef uint64_t wake_value
     cdef readonly unsigned long long enters
-    cdef readonly unsigned long long overflows
-    cdef readonly unsigned long long starvations
+    cdef readonly unsigned long long early_submissions  # the submission queue was full before the turn's end
+    cdef readonly unsigned long long overflows          # the completion queue was full
+    cdef readonly unsigned long long starvations        # all receive buffers were out
     cdef readonly uint32_t features
     cdef object build(self)
     cdef object rebuild(self)

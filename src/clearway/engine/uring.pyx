@@ -71,16 +71,7 @@ cdef enum:
     EPOLLIN = 0x1
     EPOLLOUT = 0x4
 
-    # 1,024 submissions: a turn with more enters twice. Completions 4 times that: multishot operations post
-    # without being asked again.
-    SQ_ENTRIES = 1024
-    CQ_ENTRIES = 4096
-
-    # Buffers of 16 KiB: one completion per TLS record or HTTP request. They are provided 64 at a time when the
-    # kernel runs out, so that a small server's receives stay within the cache.
-    POOL_ENTRIES = 1024
-    POOL_SIZE = 16384
-    POOL_STEP = 64
+    POOL_SIZE = 16384   # bytes of a receive buffer: one completion per TLS record or HTTP request
 
     RECEIVE_MAX = 262144    # bytes joined into one data_received, as the epoll engine receives
     IOV_MAX = 64
@@ -220,7 +211,7 @@ cdef class UringStream(Stream):
             if res == -_ENOBUFS:
                 # All buffers were out. They come back as their readers run; more are provided as well.
                 self.engine.starvations += 1
-                cw_pool_grow(&self.engine.pool, max(self.engine.pool.provided, <uint32_t>POOL_STEP))
+                cw_pool_grow(&self.engine.pool, max(self.engine.pool.provided, self.engine.pool_step))
                 self.engine.buffers_returned = True
                 self.want()
             elif res == 0:
@@ -398,14 +389,15 @@ cdef class UringStream(Stream):
         self.dirty_queued = False
         if not self.pending or self.send_state != SEND_IDLE or self.closed:
             return
-        sqe = self.engine.sqe()
         if len(self.out) - self.out_head == 1:
+            sqe = self.engine.sqe()
             chunk = self.out[self.out_head]
             size = min(PyBytes_GET_SIZE(chunk) - self.out_offset, <Py_ssize_t>SEND_MAX)
             cw_prep_send_now(sqe, self.fd, PyBytes_AS_STRING(chunk) + self.out_offset, size,
                              tagged(self, TAG_SEND))
         else:
             size = self.fill_block()
+            sqe = self.engine.sqe()
             cw_prep_sendmsg_now(sqe, self.fd, &self.block.header, tagged(self, TAG_SEND))
         self.sent_now = size
         if self.awaited or size < self.pending:
@@ -416,8 +408,9 @@ cdef class UringStream(Stream):
 
     cdef object prepare_later(self):
         """Submit what is pending, to be taken as far as there is room once there is some."""
-        cdef cw_sqe* sqe = self.engine.sqe()
-        self.fill_block()
+        cdef cw_sqe* sqe
+        self.fill_block()  # may raise, so before an entry is taken
+        sqe = self.engine.sqe()
         cw_prep_sendmsg_later(sqe, self.fd, &self.block.header, tagged(self, TAG_SEND))
         self.send_state = SEND_LATER
         self.flying += 1
@@ -710,6 +703,7 @@ cdef class UringEngine(Engine):
     """Completions straight from the kernel, one ``io_uring_enter`` a turn.
 
     :param ready: the loop's ready queue.
+    :param sizes: capacities, a ``clearway.engine.sizes.RingSizes``.
     :raises OSError: the kernel refuses a ring, or lacks what is needed (ENOSYS: before Linux 6.1).
     """
 
@@ -720,7 +714,11 @@ cdef class UringEngine(Engine):
         memset(&self.pool, 0, sizeof(self.pool))
         self.ring.fd = -1
 
-    def __init__(self, list ready):
+    def __init__(self, list ready, sizes):
+        self.sq_entries = sizes.submissions
+        self.cq_entries = sizes.completions
+        self.pool_entries = sizes.buffers
+        self.pool_step = sizes.buffers_at_first
         self.live = set()
         self.rearm = []
         self.dirty = []
@@ -740,7 +738,7 @@ cdef class UringEngine(Engine):
 
     cdef object build(self):
         """Set up a ring, disabled: the thread that will run the loop enables it."""
-        cdef int rc = cw_ring_open(&self.ring, SQ_ENTRIES, CQ_ENTRIES)
+        cdef int rc = cw_ring_open(&self.ring, self.sq_entries, self.cq_entries)
         cdef uint32_t needed
         if rc < 0:
             raise OSError(-rc, os.strerror(-rc))
@@ -812,6 +810,9 @@ cdef class UringEngine(Engine):
     cpdef object detach(self):
         # What was written before the loop stopped leaves now: nobody may ever run it again.
         self.flush()
+        # Each submission receives as well. What has no room in the queue stays with the kernel until this thread
+        # asks for it; the next thread to run the loop cannot.
+        self.reap()
         cw_ring_unregister_fd(&self.ring)
         self.attached = False
 
@@ -843,6 +844,8 @@ cdef class UringEngine(Engine):
         cdef cw_sqe* sqe = cw_get_sqe(&self.ring)
         cdef int rc
         while sqe == NULL:
+            self.early_submissions += 1
+            self.enters += 1
             rc = cw_enter(&self.ring, 0, 0)
             if rc < 0 and rc != -_EINTR:
                 if rc != -_EBUSY and rc != -_EAGAIN:
@@ -1042,12 +1045,12 @@ cdef class UringEngine(Engine):
     cdef object open_pool(self):
         cdef int rc
         if self.pool.ring == NULL:
-            rc = cw_pool_open(&self.pool, POOL_ENTRIES, POOL_SIZE)
+            rc = cw_pool_open(&self.pool, self.pool_entries, POOL_SIZE)
             if rc < 0:
                 raise OSError(-rc, f"receive buffers: {os.strerror(-rc)}")
         cw_pool_restart(&self.pool)
         if self.pool.provided == 0:
-            cw_pool_grow(&self.pool, POOL_STEP)
+            cw_pool_grow(&self.pool, self.pool_step)
         cw_pool_publish(&self.pool)
         rc = cw_pool_register(&self.pool, &self.ring)
         if rc < 0:

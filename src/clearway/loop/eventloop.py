@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clearway.engine import make_engine
+from clearway.engine.sizes import DEFAULT_SIZES
 from clearway.kernel.dgram import Datagrams
 from clearway.loop.core import CLOCK_RESOLUTION_S, LoopCore
 from clearway.loop.options import LoopOptions
@@ -51,6 +52,9 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
     :raises OSError: the engine that was asked for is refused by the kernel; the text says what to do.
     """
 
+    #: A subclass may have other sizes.
+    _ring_sizes = DEFAULT_SIZES
+
     def __init__(self, options: LoopOptions | None = None) -> None:
         self._options = options if options is not None else LoopOptions()
         LoopCore.__init__(
@@ -65,7 +69,7 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
         if not is_compiled():
             self._scheduler.check()  # there will never be a thread in which "on" works
         self._closed = True  # until there is an engine, __del__ has nothing to complain about
-        self._engine = make_engine(self._options.engine, self._steps)
+        self._engine = make_engine(self._options.engine, self._steps, self._ring_sizes)
         self._ssock = self._csock = None
         # Sets _closed, _stopping, _thread_id, which live in the core.
         asyncio.SelectorEventLoop.__init__(self, _SelectorView(self._engine))  # type: ignore[arg-type]
