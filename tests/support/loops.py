@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -65,13 +66,26 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def left_open(before: dict[int, str]) -> dict[int, str]:
+    """The descriptors that are open now and were not in ``before``.
+
+    On a busy machine a step of the test may have been reported as a stall, by a thread that is just reading a source
+    file for it: that is waited for, up to the time limit of the test.
+    """
+    while True:
+        left = {fd: what for fd, what in descriptors().items() if before.get(fd) != what}
+        if not left or not all(what.endswith(".py") for what in left.values()):
+            return left
+        time.sleep(0.001)
+
+
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
     """Fail when the block leaves a descriptor open. Without a collection first: what only the
     garbage collector closes counts as left open."""
     before = descriptors()
     yield
-    left = {fd: what for fd, what in descriptors().items() if before.get(fd) != what}
+    left = left_open(before)
     assert not left, f"descriptors left open: {left}"
 
 
@@ -137,7 +151,7 @@ def run(
     finally:
         finish(loop)
     assert not errors, f"reached the exception handler: {errors}"
-    left = {fd: what for fd, what in descriptors().items() if before.get(fd) != what}
+    left = left_open(before)
     assert not left, f"descriptors left open: {left}"
     return result
 
