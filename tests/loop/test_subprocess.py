@@ -70,10 +70,10 @@ def test_signals(factory, how):
         numbers = {
             "kill": signal.SIGKILL,
             "terminate": signal.SIGTERM,
-            "send_signal": signal.SIGHUP,
+            "send_signal": signal.SIGUSR1,
         }
         if how == "send_signal":
-            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGUSR1)
         else:
             getattr(process, how)()
         assert await process.wait() == -numbers[how]

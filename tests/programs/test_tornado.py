@@ -123,7 +123,9 @@ def test_streams(factory: Factory) -> None:
                 while True:
                     await stream.write((await stream.read_until(b"\n")).upper())
             except StreamClosedError:
-                pass
+                served.set()
+
+    served = asyncio.Event()
 
     async def main() -> None:
         server = Lines()
@@ -138,7 +140,7 @@ def test_streams(factory: Factory) -> None:
         client.close()
         server.stop()
         # The server's side of the stream is closed when it has seen the end of ours.
-        await asyncio.sleep(0.01)
+        await served.wait()
 
     run(factory, main)
 
