@@ -14,6 +14,8 @@ import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clearway import files
+from clearway.files import open_file
 from clearway.loop.options import LoopOptions, read_options
 from clearway.scheduler.critical import critical
 from clearway.scheduler.domains import domain, set_priority
@@ -49,9 +51,11 @@ __all__ = [
     "critical",
     "deny",
     "domain",
+    "files",
     "hard_timeout",
     "interrupt",
     "new_event_loop",
+    "open_file",
     "reporter",
     "run",
     "set_priority",

@@ -14,11 +14,13 @@ import importlib.util
 COMPILED_MODULES: dict[str, str] = {
     "clearway.kernel.sysio": "clearway/kernel/sysio.pyx",
     "clearway.kernel.dgram": "clearway/kernel/dgram.pyx",
+    "clearway.kernel.fileio": "clearway/kernel/fileio.pyx",
     "clearway.steps": "clearway/steps.py",
     "clearway.buffers.account": "clearway/buffers/account.py",
     "clearway.buffers.lease": "clearway/buffers/lease.pyx",
     "clearway.buffers.pool": "clearway/buffers/pool.py",
     "clearway.timers.heap": "clearway/timers/heap.py",
+    "clearway.engine.operations": "clearway/engine/operations.py",
     "clearway.engine.interface": "clearway/engine/interface.py",
     "clearway.engine.watch": "clearway/engine/watch.py",
     "clearway.engine.epoll": "clearway/engine/epoll.py",

@@ -1,5 +1,6 @@
 cimport cython
 
+from clearway.engine.operations cimport FileOperation
 from clearway.steps cimport Step
 
 cdef unsigned int _READABLE
@@ -106,6 +107,8 @@ cdef class Engine:
     cpdef Listener open_listener(self, object sock, ListenerOwner owner)
     cpdef Feed open_feed(self, int fd, FeedOwner owner, bint read, bint once)
     cpdef Poll poll(self, int fd, unsigned int mask, Step step)
+    cpdef bint submit_operation(self, FileOperation operation) except -1
+    cpdef object cancel_operation(self, FileOperation operation)
     cpdef object set_reader(self, int fd, object handle)
     cpdef object set_writer(self, int fd, object handle)
     cpdef object get_reader(self, int fd)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from clearway.engine.operations import FileOperation
 from clearway.steps import Step
 
 READABLE = 1
@@ -395,6 +396,16 @@ class Engine:
     def poll(self, fd: int, mask: int, step: Step) -> Poll:
         """Run ``step`` once when ``fd`` is ready for ``mask`` (EPOLLIN, EPOLLOUT)."""
         raise NotImplementedError
+
+    def submit_operation(self, operation: FileOperation) -> bool:
+        """Have the kernel carry out ``operation``; its step is queued when it is over.
+
+        :returns: False where the engine has no way to: worker threads must do it.
+        """
+        return False
+
+    def cancel_operation(self, operation: FileOperation) -> None:
+        """Ask for an early end of ``operation``. It still ends by its step, which says what became of it."""
 
     def set_reader(self, fd: int, handle: Any) -> Any:
         """Run ``handle`` as long as ``fd`` is readable (None: no longer); returns the handle it replaces."""

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
+from clearway.engine.operations cimport FileOperation
 from clearway.engine.watch cimport WatchTable
 from clearway.kernel.sysio cimport Poller
 from clearway.kernel.uring cimport cw_cqe, cw_pool, cw_ring, cw_sqe, iovec, msghdr
@@ -104,6 +105,9 @@ cdef class UringEngine(Engine):
     cdef bint nested_armed
     cdef bint wake_armed
     cdef uint64_t wake_value
+    cdef bint workers_capped
+    cdef readonly Py_ssize_t operations   # file operations that the kernel holds
+    cdef list lost                        # those of a ring that went away before they were over
     cdef readonly unsigned long long enters
     cdef readonly unsigned long long early_submissions  # the submission queue was full before the turn's end
     cdef readonly unsigned long long overflows          # the completion queue was full
@@ -113,6 +117,8 @@ cdef class UringEngine(Engine):
     cdef object rebuild(self)
     cdef bint try_silent_sends(self) except -1
     cdef object finish_sends(self)
+    cdef object finish_operations(self)
+    cdef object lose_operation(self, FileOperation operation)
     cdef bint holds(self, object holder, uint64_t data)
     cdef WatchTable watches(self)
     cdef cw_sqe* sqe(self) except NULL

@@ -36,6 +36,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
+from clearway.engine.operations cimport FileOperation
 from clearway.engine.watch cimport WatchTable
 from clearway.kernel.sysio cimport Poller, check_signals, receive_into, send_list
 from clearway.kernel.uring cimport *
@@ -57,6 +58,7 @@ cdef enum:
     TAG_NESTED = 6
     TAG_IGNORE = 7
     TAG_FEED = 8        # a feed's poll
+    TAG_FILE = 9        # FileOperation
     TAG_MASK = 15       # Python objects are aligned to 16 bytes
 
     SEND_IDLE = 0       # nothing under way
@@ -78,6 +80,10 @@ cdef enum:
     SEND_MAX = 1 << 30      # bytes of one submission (its length has 32 bits)
     AT_ONCE = 65536         # more than this pending is offered to the kernel without waiting for the turn's end
     CANCEL_TRIES = 1000
+
+    # Kernel threads for file operations that would block, per ring. Enough to keep a disk's queue busy with
+    # buffered writes, fsyncs and look-ups; direct reads and most buffered ones need none.
+    FILE_WORKERS = 8
 
 cdef inline uint64_t tagged(object holder, int tag):
     return <uint64_t><size_t><void*>holder | tag
@@ -723,6 +729,7 @@ cdef class UringEngine(Engine):
         self.rearm = []
         self.dirty = []
         self.sending = []
+        self.lost = []
         self.build()
         try:
             Engine.__init__(self, ready)
@@ -748,6 +755,7 @@ cdef class UringEngine(Engine):
             cw_ring_close(&self.ring)
             raise OSError(_errno.ENOSYS, "the kernel's io_uring lacks a feature that Linux 6.1 has")
         self.enabled = False
+        self.workers_capped = False
         self.thread = 0
 
     # -- thread ------------------------------------------------------------------------------------------------
@@ -790,6 +798,8 @@ cdef class UringEngine(Engine):
             elif isinstance(holder, UringPoll):
                 (<UringPoll>holder).armed = False
                 self.rearm.append(holder)
+            elif isinstance(holder, FileOperation):
+                self.lose_operation(holder)
         self.live.clear()
         self.nested_armed = False
         self.wake_armed = False
@@ -810,6 +820,7 @@ cdef class UringEngine(Engine):
     cpdef object detach(self):
         # What was written before the loop stopped leaves now: nobody may ever run it again.
         self.flush()
+        self.finish_operations()
         # Each submission receives as well. What has no room in the queue stays with the kernel until this thread
         # asks for it; the next thread to run the loop cannot.
         self.reap()
@@ -944,9 +955,43 @@ cdef class UringEngine(Engine):
         return reaped
 
     cpdef object flush(self):
-        if self.dirty or self.rearm:
+        if self.dirty or self.rearm or self.operations:
             self.prepare()
             self.submit(False, 0)
+
+    # -- file operations -----------------------------------------------------------------------------------------
+
+    cpdef bint submit_operation(self, FileOperation operation) except -1:
+        if not self.workers_capped:
+            # Not fatal where it fails (before 5.15, or forbidden): the kernel's own cap holds then.
+            self.workers_capped = True
+            cw_ring_cap_workers(&self.ring, FILE_WORKERS, FILE_WORKERS)
+        cw_prep_file(self.sqe(), operation.opcode, CW_SQE_ASYNC if operation.forced else 0, operation.fd,
+                     operation.address, operation.length, operation.offset, operation.flags,
+                     tagged(operation, TAG_FILE))
+        operation.flying = True
+        self.operations += 1
+        self.live.add(operation)
+        return True
+
+    cpdef object cancel_operation(self, FileOperation operation):
+        if operation.flying:
+            cw_prep_cancel(self.sqe(), tagged(operation, TAG_FILE), TAG_IGNORE)
+
+    cdef object finish_operations(self):
+        """Wait for the file operations in flight: their completions reach no other thread than this one."""
+        while self.operations:
+            self.submit(True, 100_000_000)
+            self.reap()
+            check_signals()
+
+    cdef object lose_operation(self, FileOperation operation):
+        """The wait for it was interrupted, and now its ring is gone: the kernel may go on writing to its memory."""
+        self.lost.append(operation)
+        self.operations -= 1
+        operation.flying = False
+        operation.result = -_ECANCELED
+        self.ready.append(operation)
 
     cdef object finish_sends(self):
         """Learn what became of the sends that a ``flush`` in the middle of a turn submitted."""
@@ -988,6 +1033,7 @@ cdef class UringEngine(Engine):
         cdef int tag = <int>(data & TAG_MASK)
         cdef void* holder = <void*><size_t>(data & ~<uint64_t>TAG_MASK)
         cdef UringPoll poll
+        cdef FileOperation operation
         if tag == TAG_RECV:
             (<UringStream>holder).on_receive(cqe.res, cqe.flags)
         elif tag == TAG_SEND:
@@ -1005,6 +1051,13 @@ cdef class UringEngine(Engine):
             (<UringListener>holder).on_accept(cqe.res, cqe.flags)
         elif tag == TAG_FEED:
             (<UringFeed>holder).on_poll(cqe.res, cqe.flags)
+        elif tag == TAG_FILE:
+            operation = <FileOperation>holder
+            operation.flying = False
+            operation.result = cqe.res
+            self.operations -= 1
+            self.ready.append(operation)
+            self.live.discard(operation)
         elif tag == TAG_WAKE:
             self.wake_armed = False
         elif tag == TAG_NESTED:

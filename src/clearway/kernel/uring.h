@@ -64,18 +64,30 @@
 #define CW_UNREGISTER_RING_FDS 21
 #define CW_REGISTER_PBUF_RING 22
 #define CW_UNREGISTER_PBUF_RING 23
+#define CW_REGISTER_IOWQ_MAX_WORKERS 19 /* 5.15 */
 
 /* operations */
 #define CW_OP_NOP 0
+#define CW_OP_FSYNC 3
 #define CW_OP_POLL_ADD 6
 #define CW_OP_SENDMSG 9
 #define CW_OP_ACCEPT 13
 #define CW_OP_ASYNC_CANCEL 14
+#define CW_OP_OPENAT 18
+#define CW_OP_CLOSE 19
+#define CW_OP_STATX 21
 #define CW_OP_READ 22
+#define CW_OP_WRITE 23
 #define CW_OP_SEND 26
 #define CW_OP_RECV 27
+#define CW_OP_RENAMEAT 35
+#define CW_OP_UNLINKAT 36
+#define CW_OP_MKDIRAT 37
+#define CW_OP_SYMLINKAT 38
+#define CW_OP_LINKAT 39
 #define CW_OP_SEND_ZC 47
 
+#define CW_SQE_ASYNC (1U << 4)
 #define CW_SQE_BUFFER_SELECT (1U << 5)
 #define CW_SQE_CQE_SKIP_SUCCESS (1U << 6)
 #define CW_RECVSEND_POLL_FIRST (1U << 0)
@@ -291,6 +303,13 @@ static inline int cw_ring_enable(struct cw_ring *r) {
     return cw_register(r, CW_REGISTER_ENABLE_RINGS, 0, 0);
 }
 
+/* Cap the kernel threads that carry out what would block: those for regular files and block devices, and those for
+ * everything else. Counts of the calling thread. */
+static inline int cw_ring_cap_workers(struct cw_ring *r, uint32_t bounded, uint32_t unbounded) {
+    uint32_t counts[2] = {bounded, unbounded};
+    return cw_register(r, CW_REGISTER_IOWQ_MAX_WORKERS, counts, 2);
+}
+
 /* Spares each enter the look-up of the descriptor. Belongs to the calling thread. */
 static inline int cw_ring_register_fd(struct cw_ring *r) {
     struct cw_rsrc_update up = {0xffffffffU, 0, (uint64_t)r->fd};
@@ -494,6 +513,18 @@ static inline void cw_prep_read(struct cw_sqe *s, int fd, void *buffer, uint32_t
     s->addr = (uint64_t)(uintptr_t)buffer;
     s->len = n;
     s->off = (uint64_t)-1;
+    s->user_data = data;
+}
+/* An operation on a file or a path. What addr, len, off and op_flags mean depends on the operation. */
+static inline void cw_prep_file(struct cw_sqe *s, uint8_t opcode, uint8_t flags, int fd, uint64_t addr, uint32_t len,
+                                uint64_t off, uint32_t op_flags, uint64_t data) {
+    s->opcode = opcode;
+    s->flags = flags;
+    s->fd = fd;
+    s->addr = addr;
+    s->len = len;
+    s->off = off;
+    s->op_flags = op_flags;
     s->user_data = data;
 }
 /* A send that never waits: all of it now and no completion, or a completion that says how far it came.

@@ -45,6 +45,17 @@ cdef extern from "uring.h" nogil:
     enum: CW_FEAT_RECVSEND_BUNDLE
     enum: CW_FEAT_NO_IOWAIT
     enum: CW_SETUP_NO_SQARRAY
+    enum: CW_SQE_ASYNC
+    enum: CW_OP_FSYNC
+    enum: CW_OP_OPENAT
+    enum: CW_OP_CLOSE
+    enum: CW_OP_STATX
+    enum: CW_OP_WRITE
+    enum: CW_OP_RENAMEAT
+    enum: CW_OP_UNLINKAT
+    enum: CW_OP_MKDIRAT
+    enum: CW_OP_SYMLINKAT
+    enum: CW_OP_LINKAT
     enum: CW_OP_POLL_ADD
     enum: CW_OP_SENDMSG
     enum: CW_OP_ACCEPT
@@ -59,6 +70,7 @@ cdef extern from "uring.h" nogil:
     void cw_ring_abandon(cw_ring*)
     int cw_ring_probe(cw_ring*, const uint8_t* ops, int n)
     int cw_ring_enable(cw_ring*)
+    int cw_ring_cap_workers(cw_ring*, uint32_t bounded, uint32_t unbounded)
     int cw_ring_register_fd(cw_ring*)
     void cw_ring_unregister_fd(cw_ring*)
     cw_sqe* cw_get_sqe(cw_ring*)
@@ -85,6 +97,8 @@ cdef extern from "uring.h" nogil:
     void cw_prep_poll_multishot(cw_sqe*, int fd, uint32_t mask, uint64_t data)
     void cw_prep_cancel(cw_sqe*, uint64_t target, uint64_t data)
     void cw_prep_read(cw_sqe*, int fd, void* buffer, uint32_t n, uint64_t data)
+    void cw_prep_file(cw_sqe*, uint8_t opcode, uint8_t flags, int fd, uint64_t addr, uint32_t n, uint64_t off,
+                      uint32_t op_flags, uint64_t data)
     void cw_prep_send_now(cw_sqe*, int fd, const void* buffer, size_t n, uint64_t data)
     void cw_prep_sendmsg_now(cw_sqe*, int fd, const msghdr* m, uint64_t data)
     void cw_prep_sendmsg_later(cw_sqe*, int fd, const msghdr* m, uint64_t data)

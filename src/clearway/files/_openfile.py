@@ -1,0 +1,146 @@
+"""What an open file is apart from its bytes: its names, whose it is, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import warnings
+from types import TracebackType
+from typing import Self
+
+from clearway.files._host import Host, Request, calling, failure
+from clearway.files._moving import Mover, StreamMover
+from clearway.kernel import fileio
+
+
+class OpenFile:
+    """An open file of a loop.
+
+    :ivar name: what was opened. :ivar mode: how.
+    """
+
+    def __init__(
+        self, host: Host, mover: Mover, mode: str, *, readable: bool, writable: bool
+    ) -> None:
+        self.name = mover.name
+        self.mode = mode
+        self._host = host
+        self._mover = mover
+        self._fd = mover.fd
+        self._readable = readable
+        self._writable = writable
+        self._seekable = not isinstance(mover, StreamMover)
+        self._closing = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else f"fd={self._fd}"
+        return f"<{type(self).__name__} name={self.name!r} mode={self.mode!r} {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_closing", True):
+            return
+        warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    # -- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closing
+
+    def fileno(self) -> int:
+        """The descriptor. Its own position is not the object's, and it stays open no longer than the object.
+
+        :raises ValueError: the file is closed.
+        """
+        if self._closing:
+            raise ValueError("I/O operation on closed file")
+        return self._fd
+
+    def readable(self) -> bool:
+        """Whether it was opened for reading."""
+        return self._readable
+
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._writable
+
+    def seekable(self) -> bool:
+        """Whether it has positions; a pipe or a terminal has none."""
+        return self._seekable
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self.fileno())
+
+    def _check(self) -> None:
+        if self._closing:
+            raise ValueError("I/O operation on closed file")
+        if asyncio.get_running_loop() is not self._host.loop:
+            raise RuntimeError(f"{self!r} belongs to another event loop")
+
+    def _check_readable(self) -> None:
+        self._check()
+        if not self._readable:
+            raise io.UnsupportedOperation(
+                "not readable: it was opened with mode " + repr(self.mode)
+            )
+
+    def _check_writable(self) -> None:
+        self._check()
+        if not self._writable:
+            raise io.UnsupportedOperation(
+                "not writable: it was opened with mode " + repr(self.mode)
+            )
+
+    def _check_seekable(self) -> None:
+        self._check()
+        if not self._seekable:
+            raise io.UnsupportedOperation(f"{self.name!r} has no positions")
+
+    async def _perform(self, request: Request) -> None:
+        result, cancelled = await self._mover.settle(request)
+        if cancelled is not None:
+            raise cancelled
+        if result < 0:
+            raise failure(result, self.name)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Let operations in flight end, refuse those that still wait for their turn, and close the descriptor.
+
+        Closing twice does nothing. A cancelled ``close`` closes all the same.
+
+        :raises OSError: the file system reports late that writing failed (NFS, quota).
+        """
+        if self._closing:
+            return
+        self._check()
+        self._closing = True
+        cancelled = await self._mover.idle()
+        fd, self._mover.fd = self._fd, -1
+        # Never on the spot: the last close of a removed file frees its blocks.
+        request = Request(calling(os.close, fd), None, fileio.CLOSE, fd, forced=True)
+        result, later = await self._host.settle(request)
+        cancelled = cancelled or later
+        if cancelled is not None:
+            raise cancelled
+        if result < 0:
+            raise failure(result, self.name)
+
+    async def aclose(self) -> None:
+        """The same as ``close``: the name that ``contextlib.aclosing`` and anyio use."""
+        await self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
