@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import sys
+import time
+import weakref
 
 import pytest
 
@@ -193,8 +196,26 @@ def test_a_loop_closed_with_operations_in_flight(clearway_factory, path):
     for task in tasks:
         task._log_destroy_pending = False  # tasks that never end are the test's point
     with pytest.warns(ResourceWarning, match="unclosed file"):
+        file_gone = weakref.ref(file)
         del task, tasks, file
-        gc.collect()
+        while file_gone() is not None:  # a thread may be writing for it still
+            gc.collect()
+            time.sleep(0.001)
+
+
+def test_a_closed_file_is_let_go_of(factory, path):
+    """What the kernel ties to the open file, here a lock, is free once ``close`` has returned."""
+
+    async def main():
+        with path.open("wb") as other:
+            for _ in range(100):
+                file = await open_file(path, "wb")
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                await file.close()
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+    run(factory, main)
 
 
 def test_an_unclosed_file_warns(factory, path):

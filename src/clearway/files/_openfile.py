@@ -11,7 +11,6 @@ from typing import Self
 
 from clearway.files._host import Host, Request, calling, failure
 from clearway.files._moving import Mover, StreamMover
-from clearway.kernel import fileio
 
 
 class OpenFile:
@@ -121,8 +120,10 @@ class OpenFile:
         self._closing = True
         cancelled = await self._mover.idle()
         fd, self._mover.fd = self._fd, -1
-        # Never on the spot: the last close of a removed file frees its blocks.
-        request = Request(calling(os.close, fd), None, fileio.CLOSE, fd, forced=True)
+        # Never on the spot: the last close of a removed file frees its blocks. And by a thread, not by the ring: a
+        # worker of the ring reports a close before the kernel lets go of the file, so for a moment a lock would still
+        # be held, a pipe still have its reader, and a program just written still be busy (Linux 6.18).
+        request = Request(calling(os.close, fd), None)
         result, later = await self._host.settle(request)
         cancelled = cancelled or later
         if cancelled is not None:
