@@ -10,6 +10,7 @@ Each place is reported once; what it costs later is in the statistics.
 from __future__ import annotations
 
 import atexit
+import linecache
 import logging
 import sys
 import threading
@@ -132,12 +133,15 @@ class Reporter:
                     rule = "native code neither returned nor looked at its signals"
             else:
                 rule = detail = ""
-            frames = _frames_of_step(frame)
-            stack = traceback.format_list(
-                traceback.StackSummary.extract(((f, f.f_lineno) for f in frames), lookup_lines=True)
-            )
-            report = StallReport(who, seconds, tuple(stack), False, rule, detail)
             place = (frame.f_code.co_filename, frame.f_lineno)
+            calls = _calls_of_step(frame)
+            # A frame keeps its variables alive: let go of it before the source files are read.
+            del frame
+            for call in calls:
+                linecache.checkcache(call.filename)
+            report = StallReport(
+                who, seconds, tuple(traceback.format_list(calls)), False, rule, detail
+            )
         scheduler.reports += 1
         if place in self._places:
             return
@@ -159,16 +163,23 @@ def _who(scheduler: Any) -> str:
         return ""
 
 
-def _frames_of_step(frame: FrameType | None) -> list[FrameType]:
-    frames: list[FrameType] = []
-    while frame is not None and len(frames) < FRAMES_MAX:
+def _calls_of_step(frame: FrameType | None) -> list[traceback.FrameSummary]:
+    """The calls of the step that ``frame`` belongs to, innermost last; their lines are not read yet."""
+    calls: list[traceback.FrameSummary] = []
+    while frame is not None and len(calls) < FRAMES_MAX:
         module = frame.f_globals.get("__name__", "")
-        if frames and isinstance(module, str) and module.startswith(_LOOP_MODULES):
+        if calls and isinstance(module, str) and module.startswith(_LOOP_MODULES):
             break
-        frames.append(frame)
+        code = frame.f_code
+        linecache.lazycache(code.co_filename, frame.f_globals)
+        calls.append(
+            traceback.FrameSummary(
+                code.co_filename, frame.f_lineno, code.co_name, lookup_line=False
+            )
+        )
         frame = frame.f_back
-    frames.reverse()
-    return frames
+    calls.reverse()
+    return calls
 
 
 def _critical_too_long(took: float, maximum: float) -> None:
