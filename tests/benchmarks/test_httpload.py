@@ -85,6 +85,22 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + LENGTH
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
+def test_bodies_that_are_discarded(program: Path) -> None:
+    body = bytes(3_000_000)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    def answer(connection: socket.socket, request: bytes) -> bool:
+        connection.sendall(head + body)
+        return True
+
+    with serving(answer) as port:
+        result = httpload.run(port=port, connections=2, discard=True, program=program, **SHORT)
+    fast = result.fast
+    assert fast.requests > 1 and fast.broken == fast.not_2xx == fast.unfinished == 0
+    # Whole answers, but for those at the edges of the window.
+    assert abs(fast.bytes - fast.requests * (len(head) + len(body))) <= 2 * len(body)
+
+
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
 @pytest.mark.parametrize(
     "response", [LENGTH, CHUNKS, INTERIM, NO_CONTENT], ids=["length", "chunks", "interim", "204"]

@@ -13,7 +13,10 @@
  *
  * usage: httpload --port N [--connections N] [--path P] [--slow-connections N --slow-path P
  *        --slow-rate PER_SECOND] [--seconds S] [--warmup S] [--drain S] [--timeline-ms N]
- *        [--host H] [--core N] [--pid SERVER]
+ *        [--host H] [--core N] [--pid SERVER] [--discard]
+ *
+ * --discard has the kernel drop the bytes of bodies instead of copying them here: for large ones, where the
+ * generator would be busier than the server.
  * Output: one JSON object. Exit code 0, or 1 when it could not run.
  */
 #define _GNU_SOURCE
@@ -30,6 +33,7 @@
 
 #define EVENTS_MAX 1024
 #define RECEIVE_SIZE (256 * 1024)
+#define DISCARD_SIZE (16 * 1024 * 1024)
 #define HEAD_MAX (16 * 1024)
 #define REQUEST_MAX 4096
 /* A connection that fails again and again must not fill the machine with attempts. */
@@ -69,7 +73,7 @@ struct connection {
 
 static struct {
     const char *host;
-    int port, core;
+    int port, core, discard;
     double seconds, warmup, drain, timeline_ms;
 } options = {.host = "127.0.0.1", .core = -1, .seconds = 2, .warmup = 0.3, .drain = 2};
 
@@ -315,7 +319,10 @@ static int take(struct connection *c, const char *data, size_t n) {
  * end of the stream came with the bytes, this edge was for both (ended). */
 static void pull(struct connection *c, int ended) {
     while (c->fd >= 0) {
-        ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+        /* What is certainly body is dropped in the kernel (MSG_TRUNC, tcp(7)): the bytes are not what is measured. */
+        int drop = options.discard && c->state == BODY_LENGTH && c->body_left > 0;
+        size_t room = !drop ? sizeof buffer : c->body_left < DISCARD_SIZE ? c->body_left : DISCARD_SIZE;
+        ssize_t n = recv(c->fd, drop ? NULL : buffer, room, drop ? MSG_TRUNC : 0);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) return;
         uint64_t now = now_ns();
@@ -337,7 +344,7 @@ static void pull(struct connection *c, int ended) {
             return;
         }
         if (done) finished(c, now);
-        if ((size_t)n < sizeof buffer && !ended) return;
+        if ((size_t)n < room && !ended) return;
     }
 }
 
@@ -477,7 +484,7 @@ static void parse(int argc, char **argv) {
         {"host", 1, 0, 'h'},        {"port", 1, 0, 'p'},      {"connections", 1, 0, 'n'}, {"path", 1, 0, 'a'},
         {"slow-connections", 1, 0, 'N'}, {"slow-path", 1, 0, 'A'}, {"slow-rate", 1, 0, 'R'}, {"seconds", 1, 0, 't'},
         {"warmup", 1, 0, 'w'},      {"drain", 1, 0, 'd'},     {"timeline-ms", 1, 0, 'm'}, {"core", 1, 0, 'c'},
-        {"pid", 1, 0, 'i'},         {0, 0, 0, 0}};
+        {"pid", 1, 0, 'i'},         {"discard", 0, 0, 'D'},   {0, 0, 0, 0}};
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (c) {
         case 'h': options.host = optarg; break;
         case 'p': options.port = (int)number("--port", optarg, 1, 65535); break;
@@ -491,6 +498,7 @@ static void parse(int argc, char **argv) {
         case 'd': options.drain = number("--drain", optarg, 0, 3600); break;
         case 'm': options.timeline_ms = number("--timeline-ms", optarg, 1, 1e6); break;
         case 'c': options.core = (int)number("--core", optarg, -1, 4095); break;
+        case 'D': options.discard = 1; break;
         case 'i': window.pid = (pid_t)number("--pid", optarg, 1, 1e9); break;
         default: exit(2);
         }

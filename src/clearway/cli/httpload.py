@@ -166,6 +166,7 @@ def run(
     timeline_ms: float = 0.0,
     core: int = -1,
     pid: int | None = None,
+    discard: bool = False,
     program: Path | None = None,
 ) -> HttpLoadResult:
     """Load a server on loopback and wait for the report.
@@ -181,6 +182,8 @@ def run(
         timeline_ms: when positive, also report answers and longest latency per slot of so many ms.
         core: pin the generator to this core; -1 for any.
         pid: the server's process, whose CPU time and context switches are then reported.
+        discard: have the kernel drop the bytes of bodies: for large ones, which the generator would be busier
+            to receive than the server to send.
         program: the compiled generator; default ``build()``.
 
     Raises:
@@ -205,6 +208,8 @@ def run(
         ]
     if timeline_ms:
         command.append(f"--timeline-ms={timeline_ms}")
+    if discard:
+        command.append("--discard")
     if pid is not None:
         command.append(f"--pid={pid}")
     try:
