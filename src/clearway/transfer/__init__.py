@@ -8,8 +8,9 @@ from typing import Any
 from clearway.transfer.ends import sink_of, source_of
 from clearway.transfer.paths import Pump
 from clearway.transfer.progress import Transfer
+from clearway.transfer.sending import send_file
 
-__all__ = ["Transfer", "transfer"]
+__all__ = ["Transfer", "send_file", "transfer"]
 
 
 async def transfer(
