@@ -18,6 +18,7 @@ from clearway import __version__
 #: command -> (module, one line of help).
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("clearway.cli.run", "run a Python program with clearway as asyncio's default loop"),
+    "serve": ("clearway.cli.serve", "serve the files of a directory by HTTP"),
     "doctor": ("clearway.cli.doctor", "say which engine runs here, why, and what will hurt"),
     "demo": ("clearway.cli.demo", "load an HTTP service on asyncio, uvloop and clearway; compare"),
 }
