@@ -19,6 +19,7 @@ from clearway import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("clearway.cli.run", "run a Python program with clearway as asyncio's default loop"),
     "serve": ("clearway.cli.serve", "serve the files of a directory by HTTP"),
+    "copy": ("clearway.cli.copying", "copy files and directories, with a progress bar"),
     "doctor": ("clearway.cli.doctor", "say which engine runs here, why, and what will hurt"),
     "demo": ("clearway.cli.demo", "load an HTTP service on asyncio, uvloop and clearway; compare"),
 }
