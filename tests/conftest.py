@@ -106,6 +106,17 @@ def _usable(name: str) -> Factory:
     return _FACTORIES[name]
 
 
+def usable_factories() -> list[Factory]:
+    """The loops that can be tested here, asyncio first: for tests that compare them."""
+    found = []
+    for name, factory in _FACTORIES.items():
+        if name not in _REASONS:
+            _REASONS[name] = _why_not(name)
+        if _REASONS[name] is None:
+            found.append(factory)
+    return found
+
+
 @pytest.fixture(params=["asyncio", "uring", "epoll"])
 def factory(request: pytest.FixtureRequest) -> Factory:
     """Makes loops of each kind in turn; asyncio is the control."""

@@ -144,6 +144,6 @@ def run_in_context(context: Context, callback: Callable[..., Any], args: tuple[A
     return context.run(callback, *args)
 
 
-def run_in_context1(context: Context, callback: Callable[[Any], Any], arg: Any) -> Any:
-    """``context.run(callback, arg)``."""
-    return context.run(callback, arg)
+def run_method1(context: Context, owner: Any, name: str, arg: Any) -> Any:
+    """``context.run(owner.name, arg)``, where ``name`` is looked up now."""
+    return context.run(getattr(owner, name), arg)

@@ -43,6 +43,7 @@ cdef extern from "Python.h":
     int PyContext_Enter(object) except -1
     int PyContext_Exit(PyObject*)
     PyObject* PyObject_Vectorcall(PyObject*, PyObject* const*, size_t, PyObject*)
+    PyObject* PyObject_VectorcallMethod(PyObject*, PyObject* const*, size_t, PyObject*)
     PyObject** cw_tuple_items "&PyTuple_GET_ITEM"(object, int)
     int PyErr_CheckSignals() except -1
     void* PyEval_SaveThread()
@@ -301,13 +302,15 @@ cpdef object run_in_context(object context, object callback, tuple args):
     return _leave(raw, result)
 
 
-cpdef object run_in_context1(object context, object callback, object arg):
-    """``context.run(callback, arg)``."""
+cpdef object run_method1(object context, object owner, str name, object arg):
+    """``context.run(owner.name, arg)``, where ``name`` is looked up now, and without a bound method."""
     cdef PyObject* result
     cdef PyObject* raw = <PyObject*>context
-    cdef PyObject* raw_arg = <PyObject*>arg
+    cdef PyObject* items[2]
+    items[0] = <PyObject*>owner
+    items[1] = <PyObject*>arg
     PyContext_Enter(context)
-    result = PyObject_Vectorcall(<PyObject*>callback, &raw_arg, 1, NULL)
+    result = PyObject_VectorcallMethod(<PyObject*>name, items, 2, NULL)
     return _leave(raw, result)
 
 

@@ -264,7 +264,7 @@ class DatagramTransport(FeedOwner):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal write error on datagram transport")
+                self._context.run(self._fatal_error, exc, "Fatal write error on datagram transport")
                 return
             if sent < 0:
                 self._feed.wait_writable()
@@ -272,10 +272,10 @@ class DatagramTransport(FeedOwner):
             queue.popleft()
             self._pending -= len(data) + _HEADER_SIZE
         if self._protocol_paused and self._pending <= self._low_water:
-            self._resume_protocol()
+            self._context.run(self._resume_protocol)
         if not queue and self._closing and not self._conn_lost:
             self._conn_lost += 1
-            self._finish(None)
+            self._context.run(self._finish, None)
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -330,14 +330,18 @@ class DatagramTransport(FeedOwner):
                 )
             except OSError as exc:
                 start += 2
-                self._loop.call_soon(self._tell_error, exc, context=self._context)
+                # In a copy: ours may be entered, by a protocol that has just been suspended.
+                self._loop.call_soon(self._tell_error, exc, context=self._context.copy())
                 continue
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
                 # Not an address, say: asyncio closes the transport for it.
                 self._loop.call_soon(
-                    self._fatal_error, exc, "Fatal write error on datagram transport"
+                    self._fatal_error,
+                    exc,
+                    "Fatal write error on datagram transport",
+                    context=self._context.copy(),
                 )
                 return
             if sent < 0:

@@ -1,7 +1,7 @@
 cimport cython
 
 from clearway.engine.interface cimport Feed, FeedOwner
-from clearway.kernel.sysio cimport run_in_context1
+from clearway.kernel.sysio cimport run_method1
 
 cdef int _READ_SIZE
 cdef int _READS_PER_STEP
@@ -25,7 +25,6 @@ cdef class PipeTransport(FeedOwner):
 cdef class ReadPipeTransport(PipeTransport):
     cdef public bint _paused
     cdef bint _made
-    cdef object _data_received
     @cython.locals(feed=Feed, data=bytes)
     cdef object readable(self)
 

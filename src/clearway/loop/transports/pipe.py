@@ -16,7 +16,7 @@ from contextvars import copy_context
 from typing import Any
 
 from clearway.engine.interface import Feed, FeedOwner
-from clearway.kernel.sysio import run_in_context1
+from clearway.kernel.sysio import run_method1
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
 HIGH_WATER = 64 * 1024
@@ -102,13 +102,16 @@ class PipeTransport(FeedOwner):
             self._report("this descriptor cannot be waited for", exc)
             self._shut(exc)
 
-    def _shut(self, exc: BaseException | None) -> None:
-        """Begin the end: ``connection_lost`` in a step of its own."""
+    def _shut(self, exc: BaseException | None, context: Any = None) -> None:
+        """Begin the end: ``connection_lost`` in a step of its own.
+
+        :param context: where that runs; None for the caller's. A step of the feed's has none of its own.
+        """
         self._closing = True
         self._feed.stop()
         if not self._ending:
             self._ending = True
-            self._loop.call_soon(self._finish, exc)
+            self._loop.call_soon(self._finish, exc, context=context)
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
@@ -161,7 +164,6 @@ class ReadPipeTransport(PipeTransport):
 
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
-        self._data_received = getattr(protocol, "data_received", None)
 
     def is_reading(self) -> bool:
         return not self._closing and not self._paused
@@ -213,7 +215,7 @@ class ReadPipeTransport(PipeTransport):
                 self._end()
                 return
             try:
-                run_in_context1(self._context, self._data_received, data)
+                run_method1(self._context, self._protocol, "data_received", data)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
@@ -225,8 +227,8 @@ class ReadPipeTransport(PipeTransport):
         if self._loop.get_debug():
             logger.info("%r was closed by peer", self)
         # In steps of their own: whom the last data woke runs before.
-        self._loop.call_soon(self._protocol.eof_received)
-        self._shut(None)
+        self._loop.call_soon(self._protocol.eof_received, context=self._context.copy())
+        self._shut(None, self._context.copy())
 
     def _fatal_error(self, exc: OSError) -> None:
         if exc.errno == errno.EIO:  # how a terminal says that its other end is gone
@@ -234,7 +236,7 @@ class ReadPipeTransport(PipeTransport):
                 logger.debug("%r: fatal read error on pipe transport", self, exc_info=True)
         else:
             self._report("Fatal read error on pipe transport", exc)
-        self._shut(exc)
+        self._shut(exc, self._context.copy())
 
 
 class WritePipeTransport(PipeTransport):
@@ -350,7 +352,7 @@ class WritePipeTransport(PipeTransport):
         self._feed.can_read = False
         if self._loop.get_debug():
             logger.info("%r was closed by peer", self)
-        self._close_now(BrokenPipeError() if self._out else None)
+        self._close_now(BrokenPipeError() if self._out else None, self._context.copy())
 
     def writable(self) -> None:
         out = self._out
@@ -360,7 +362,7 @@ class WritePipeTransport(PipeTransport):
             except BlockingIOError:
                 break
             except OSError as exc:
-                self._fatal_error(exc)
+                self._fatal_error(exc, self._context.copy())
                 return
             self._pending -= sent
             taken = 0
@@ -373,22 +375,22 @@ class WritePipeTransport(PipeTransport):
         if out:
             self._feed.wait_writable()
         if self._protocol_paused and self._pending <= self._low_water:
-            self._resume_protocol()
+            self._context.run(self._resume_protocol)
         if not self._out and self._closing and not self._ending:
             self._ending = True
             self._feed.stop()
-            self._finish(None)
+            self._context.run(self._finish, None)
 
-    def _close_now(self, exc: BaseException | None) -> None:
+    def _close_now(self, exc: BaseException | None, context: Any = None) -> None:
         self._out.clear()
         self._pending = 0
-        self._shut(exc)
+        self._shut(exc, context)
 
-    def _fatal_error(self, exc: OSError) -> None:
+    def _fatal_error(self, exc: OSError, context: Any = None) -> None:
         self._lost_writes += 1
         if self._loop.get_debug():
             logger.debug("%r: fatal write error on pipe transport", self, exc_info=True)
-        self._close_now(exc)
+        self._close_now(exc, context)
 
     def _maybe_pause_protocol(self) -> None:
         if self._pending <= self._high_water or self._protocol_paused:

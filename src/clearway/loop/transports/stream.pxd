@@ -1,7 +1,7 @@
 cimport cython
 
 from clearway.engine.interface cimport Stream, StreamOwner
-from clearway.kernel.sysio cimport run_in_context1
+from clearway.kernel.sysio cimport run_method1
 from clearway.loop.core cimport LoopCore
 
 cdef int _READS_PER_STEP
@@ -15,8 +15,8 @@ cdef class StreamTransport(StreamOwner):
     cdef public object _protocol
     cdef public object _server
     cdef Stream _stream
-    cdef object _data_received
     cdef object _context
+    cdef object _output_context
     cdef bint _buffered
     cdef bint _made
     cdef public bint _closing
@@ -26,8 +26,8 @@ cdef class StreamTransport(StreamOwner):
     cdef public bint _paused
     cdef public int _conn_lost
     cdef public bint _protocol_paused
-    cdef Py_ssize_t _high_water
-    cdef Py_ssize_t _low_water
+    cdef public Py_ssize_t _high_water
+    cdef public Py_ssize_t _low_water
     cdef public object _empty_waiter
     cpdef object context(self)
     @cython.locals(chunk=bytes)
@@ -41,4 +41,5 @@ cdef class StreamTransport(StreamOwner):
     cdef object _end_reached(self, int delivered)
     cdef object _on_eof(self)
     cdef object _written(self)
-    cdef bint _refused(self) except -1
+    cdef object _refuse(self, str method)
+    cdef bint _count_lost_write(self) except -1

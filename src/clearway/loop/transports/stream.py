@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import warnings
 from asyncio import constants, transports, trsock
 from asyncio.log import logger
@@ -17,7 +18,7 @@ from contextvars import copy_context
 from typing import Any
 
 from clearway.engine.interface import Stream, StreamOwner
-from clearway.kernel.sysio import run_in_context1
+from clearway.kernel.sysio import run_method1
 from clearway.steps import FutureStep
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
@@ -27,6 +28,9 @@ HIGH_WATER = 64 * 1024
 READS_PER_STEP = 16
 
 _READS_PER_STEP = READS_PER_STEP  # a C integer when compiled
+
+#: Who refuses: until 3.12 writelines() was write() of the pieces joined.
+_WRITELINES = "writelines" if sys.version_info >= (3, 12) else "write"
 
 
 class StreamTransport(StreamOwner):
@@ -78,10 +82,11 @@ class StreamTransport(StreamOwner):
         self._high_water = HIGH_WATER
         self._low_water = HIGH_WATER // 4
         self._empty_waiter = None
+        # That of what is read; and, as in asyncio, whoever made the output pile up hears of it in his own.
         self._context = copy_context()
+        self._output_context = self._context
         self._stream: Stream = loop._engine.open_stream(self._sock_fd, self)
         self._protocol = None
-        self._data_received = None
         self._buffered = False
         self.set_protocol(protocol)
         loop._transports[self._sock_fd] = self
@@ -126,7 +131,6 @@ class StreamTransport(StreamOwner):
             self._stream.set_direct(buffered)
         self._protocol = protocol
         self._buffered = buffered
-        self._data_received = None if buffered else getattr(protocol, "data_received", None)
 
     def is_closing(self) -> bool:
         return bool(self._closing)
@@ -162,7 +166,9 @@ class StreamTransport(StreamOwner):
                     f"data argument must be a bytes-like object, not {type(data).__name__!r}"
                 )
             chunk = bytes(data)  # the caller may change it once we have returned
-        if self._refused() or len(chunk) == 0:
+        if self._eof or self._empty_waiter is not None:
+            self._refuse("write")
+        if len(chunk) == 0 or (self._conn_lost and self._count_lost_write()):
             return
         try:
             self._stream.write(chunk)
@@ -173,15 +179,15 @@ class StreamTransport(StreamOwner):
             self._maybe_pause_protocol()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
+        if self._eof or self._empty_waiter is not None:
+            self._refuse(_WRITELINES)
         chunks = []
         for data in list_of_data:
-            if not isinstance(data, (bytes, bytearray, memoryview)):
-                raise TypeError(
-                    f"data argument must be a bytes-like object, not {type(data).__name__!r}"
-                )
-            if len(data):
-                chunks.append(data if type(data) is bytes else bytes(data))
-        if self._refused() or not chunks:
+            # Through a view: bytes(7) would be seven zeros.
+            chunk = data if type(data) is bytes else bytes(memoryview(data))
+            if len(chunk):
+                chunks.append(chunk)
+        if not chunks or (self._conn_lost and self._count_lost_write()):
             return
         try:
             self._stream.write_many(chunks)
@@ -231,6 +237,10 @@ class StreamTransport(StreamOwner):
         self._maybe_pause_protocol()
 
     def close(self) -> None:
+        self._close(None)
+
+    def _close(self, context: Any) -> None:
+        """Close; ``context`` is where ``connection_lost`` runs, None for that of the caller."""
         if self._closing:
             return
         self._closing = True
@@ -239,16 +249,18 @@ class StreamTransport(StreamOwner):
             self._stream.flush()
         except OSError as exc:
             self._conn_lost += 1
-            self._loop.call_soon(self._finish, exc)
+            self._loop.call_soon(self._finish, exc, context=context)
             return
         if self._stream.pending:
+            if not self._protocol_paused:
+                self._output_context = copy_context() if context is None else context
             self._stream.awaited = True
         elif self._protocol_paused:
             # It was asked to pause and may hold output back: it is asked to resume before the end.
             self._stream.announce_progress()
         else:
             self._conn_lost += 1
-            self._loop.call_soon(self._finish, None)
+            self._loop.call_soon(self._finish, None, context=context)
 
     def abort(self) -> None:
         self._force_close(None)
@@ -272,7 +284,7 @@ class StreamTransport(StreamOwner):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal read error on socket transport")
+                self._broken_off(exc, "Fatal read error on socket transport")
                 return
             if data is None:
                 return
@@ -280,24 +292,24 @@ class StreamTransport(StreamOwner):
                 self._end_reached(count)
                 return
             try:
-                run_in_context1(self._context, self._data_received, data)
+                run_method1(self._context, self._protocol, "data_received", data)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+                self._broken_off(exc, "Fatal error: protocol.data_received() call failed.")
                 return
             if not stream.reading or self._buffered:
                 return
 
     def progress(self) -> None:
         if self._protocol_paused and self._stream.pending <= self._low_water:
-            self._resume_protocol()
+            self._output_context.run(self._resume_protocol)
         self._written()
 
     def broken(self, exc: OSError) -> None:
         if self._empty_waiter is not None:
             self._empty_waiter.set_exception(exc)
-        self._fatal_error(exc, "Fatal write error on socket transport")
+        self._broken_off(exc, "Fatal write error on socket transport")
 
     def _fill_user_buffer(self) -> None:
         stream = self._stream
@@ -314,7 +326,7 @@ class StreamTransport(StreamOwner):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+                self._broken_off(exc, "Fatal error: protocol.get_buffer() call failed.")
                 return
             if stream.closed or not stream.reading:
                 return
@@ -323,7 +335,7 @@ class StreamTransport(StreamOwner):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal read error on socket transport")
+                self._broken_off(exc, "Fatal read error on socket transport")
                 return
             if count < 0:
                 return
@@ -331,11 +343,11 @@ class StreamTransport(StreamOwner):
                 self._end_reached(delivered)
                 return
             try:
-                run_in_context1(self._context, self._protocol.buffer_updated, count)
+                run_method1(self._context, self._protocol, "buffer_updated", count)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+                self._broken_off(exc, "Fatal error: protocol.buffer_updated() call failed.")
                 return
             if not stream.reading or not self._buffered:
                 return
@@ -360,10 +372,10 @@ class StreamTransport(StreamOwner):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            self._broken_off(exc, "Fatal error: protocol.eof_received() call failed.")
             return
         if not keep_open:
-            self.close()
+            self._close(self._context.copy())
 
     def _written(self) -> None:
         """Go on with what was waiting for the output to drain."""
@@ -374,7 +386,7 @@ class StreamTransport(StreamOwner):
         if self._closing:
             if not self._conn_lost:
                 self._conn_lost += 1
-                self._finish(None)
+                self._output_context.run(self._finish, None)
         elif self._eof and self._stream.awaited:
             self._stream.awaited = False
             self._shutdown_write()
@@ -402,7 +414,7 @@ class StreamTransport(StreamOwner):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-    def _force_close(self, exc: BaseException | None) -> None:
+    def _force_close(self, exc: BaseException | None, context: Any = None) -> None:
         if self._conn_lost:
             return
         self._stream.discard_output()
@@ -410,7 +422,7 @@ class StreamTransport(StreamOwner):
             self._closing = True
             self._stream.stop_reading()
         self._conn_lost += 1
-        self._loop.call_soon(self._finish, exc)
+        self._loop.call_soon(self._finish, exc, context=context)
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
@@ -428,7 +440,6 @@ class StreamTransport(StreamOwner):
             self._loop._transports.pop(self._sock_fd, None)
             sock.close()
             self._protocol = None
-            self._data_received = None
             if self._empty_waiter is not None and not self._empty_waiter.done():
                 self._empty_waiter.set_exception(
                     ConnectionError("the connection was closed while its output was draining")
@@ -441,7 +452,16 @@ class StreamTransport(StreamOwner):
         self._server = None
         self._loop._detach_from_server(server, self)
 
-    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+    def _broken_off(self, exc: BaseException, message: str) -> None:
+        """A fatal error in a step of the stream's, which has no context of its own."""
+        self._fatal_error(exc, message, self._context.copy())
+
+    def _fatal_error(
+        self,
+        exc: BaseException,
+        message: str = "Fatal error on transport",
+        context: Any = None,
+    ) -> None:
         if isinstance(exc, OSError):
             if self._loop.get_debug():
                 logger.debug("%r: %s", self, message, exc_info=exc)
@@ -454,27 +474,28 @@ class StreamTransport(StreamOwner):
                     "protocol": self._protocol,
                 }
             )
-        self._force_close(exc)
+        self._force_close(exc, context)
 
     # -- flow control ----------------------------------------------------------------------------------------
 
-    def _refused(self) -> bool:
-        """Whether a write must be dropped because the connection is lost."""
+    def _refuse(self, method: str) -> None:
+        """The output has ended, or is not the protocol's at the moment."""
         if self._eof:
-            raise RuntimeError("Cannot call write() after write_eof()")
-        if self._empty_waiter is not None:
-            raise RuntimeError("unable to write; sendfile is in progress")
-        if self._conn_lost:
-            if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-                logger.warning("socket.send() raised exception.")
-            self._conn_lost += 1
-            return True
-        return False
+            raise RuntimeError(f"Cannot call {method}() after write_eof()")
+        raise RuntimeError(f"unable to {method}; sendfile is in progress")
+
+    def _count_lost_write(self) -> bool:
+        """A write that goes nowhere, because the connection is lost; asyncio lets a few pass without a word."""
+        if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self._conn_lost += 1
+        return True
 
     def _maybe_pause_protocol(self) -> None:
         if self._stream.pending <= self._high_water or self._protocol_paused:
             return
         self._protocol_paused = True
+        self._output_context = copy_context()
         self._stream.awaited = True
         try:
             self._protocol.pause_writing()

@@ -17,7 +17,6 @@ cdef class TLSTransport:
     cdef public LoopCore _loop
     cdef public dict _extra
     cdef public object _app_protocol
-    cdef object _data_received
     cdef bint _buffered
     cdef object _waiter
     cdef object _lower

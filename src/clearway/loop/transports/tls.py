@@ -154,7 +154,6 @@ class TLSTransport:
         self._ssl_write = inner.write
         self._ssl_pending = inner.pending
         self._app_protocol: Any = None
-        self._data_received: Any = None
         self._buffered = False
         self.set_protocol(protocol)
         self._closed = False
@@ -191,7 +190,6 @@ class TLSTransport:
     def set_protocol(self, protocol: Any) -> None:
         self._app_protocol = protocol
         self._buffered = isinstance(protocol, BufferedProtocol)
-        self._data_received = None if self._buffered else getattr(protocol, "data_received", None)
 
     def is_closing(self) -> bool:
         return bool(self._closed)
@@ -344,7 +342,6 @@ class TLSTransport:
             protocol = self._app_protocol
         self._state = _UNWRAPPED
         self._app_protocol = None
-        self._data_received = None
         self._wake_waiter(exc)
         if protocol is not None:
             # This is the last step of the transport below, which reports what is raised here.
@@ -502,7 +499,7 @@ class TLSTransport:
             if first is None and not ended:
                 return
             if first is not None:
-                self._data_received(first if parts is None else b"".join(parts))
+                self._app_protocol.data_received(first if parts is None else b"".join(parts))
             if self._state != _WRAPPED:
                 return
             if ended:

@@ -1,0 +1,1 @@
+"""The contract of asyncio, told by asyncio: scenarios whose traces must be the same on every loop."""
