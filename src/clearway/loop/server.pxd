@@ -14,6 +14,7 @@ cdef class Acceptor(ListenerOwner):
     cdef object _proto
     cdef Listener _listener
     cdef object _retry
+    cdef object _context
     cpdef object start(self)
     cpdef object stop(self)
     cdef object acceptable(self)

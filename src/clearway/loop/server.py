@@ -7,6 +7,7 @@ import os
 import socket
 from asyncio import base_events, constants, trsock
 from asyncio.log import logger
+from contextvars import copy_context
 from typing import Any
 
 from clearway.engine.interface import Listener, ListenerOwner
@@ -43,6 +44,8 @@ class Acceptor(ListenerOwner):
         self._server = server
         self._backlog = min(max(backlog, 1), ACCEPTS_PER_STEP)
         self._ssl_options = ssl_options
+        # Each connection lives in a copy of the context in which serving began.
+        self._context = copy_context()
         self._family = sock.family
         self._kind = sock.type
         self._proto = sock.proto
@@ -117,6 +120,11 @@ class Acceptor(ListenerOwner):
         conn.setblocking(False)
         if loop.get_debug():
             logger.debug("%r got a new connection: %r", self._server, conn)
+        self._context.copy().run(self._introduce, conn)
+
+    def _introduce(self, conn: socket.socket) -> None:
+        """Give a connection its protocol and transport."""
+        loop = self._loop
         protocol = None
         try:
             if self._sslcontext is not None:

@@ -149,7 +149,7 @@ class SocketMethods:
         await self._wait_ready(fd, EPOLLOUT)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            raise OSError(error, f"Connect call failed {address}: {os.strerror(error)}")
+            raise OSError(error, f"Connect call failed {address}")
 
     # -- sendfile ------------------------------------------------------------------------------------------
 
