@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from asyncio import Future, constants, format_helpers
+from asyncio import Future, constants, events, format_helpers
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
@@ -32,6 +32,12 @@ class Handle(Step):
 
     :param context: the ``contextvars.Context`` to run in; None means a copy of the current one.
     """
+
+    # asyncio.Handle has slots of its own, so an extension class cannot derive from it: isinstance() is told
+    # through __class__ instead.
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return events.Handle
 
     def __init__(
         self,

@@ -131,6 +131,8 @@ class LoopCore:
         args: tuple[Any, ...],
         context: Context | None,
     ) -> TimerHandle:
+        if when != when:
+            when = self.time()  # not a number: at once, and in no order a heap could not keep
         timer = TimerHandle(when, callback, args, self, context, self._debug)
         self._timers.push(timer)
         return timer

@@ -9,6 +9,7 @@ Equal deadlines run in the order in which they were set.
 
 from __future__ import annotations
 
+from asyncio import events
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
@@ -21,6 +22,10 @@ class TimerHandle(Handle):
 
     :param when: deadline in seconds of ``loop.time()``.
     """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return events.TimerHandle
 
     def __init__(
         self,
