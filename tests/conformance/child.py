@@ -214,6 +214,8 @@ def main(argv: list[str]) -> None:
     # How the parent asks what a test that hangs is doing: first at the level of tasks, which needs
     # an interpreter that still runs signal handlers, then at the level of stacks, which does not.
     signal.signal(signal.SIGUSR2, show_tasks)
+    # A shell starts what it puts in the background with SIGINT ignored; tests of KeyboardInterrupt need a handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.enable(all_threads=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     spec, options, command, *ids = argv
