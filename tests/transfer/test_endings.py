@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -255,3 +256,58 @@ def test_wrong_arguments(factory: Factory, tmp_path: Path, run: Any) -> None:
                 await clearway.transfer(text, ours)
 
     run(factory, main)
+
+
+GIBIBYTE = 1 << 30
+#: Bytes that a process may grow by while it moves a gibibyte: pieces under way, threads' stacks, noise.
+GROWTH_MAX = 16 << 20
+
+
+@pytest.mark.parametrize("through", ["sendfile", "splice", "buffers"])
+def test_a_gibibyte_holds_memory_flat(clearway_factory, run, tmp_path, monkeypatch, through):
+    """Whatever the way: the destination holds the transfer up, never memory."""
+
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "not this way")
+
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, GIBIBYTE)
+    grown = 0
+
+    def discard(peer):
+        left = GIBIBYTE
+        with peer:
+            while left:
+                left -= len(peer.recv(1 << 20, socket.MSG_TRUNC))  # dropped, not copied: tcp(7)
+
+    def look(_):
+        nonlocal grown
+        grown = max(grown, resident() - before)
+
+    async def main():
+        ours, peer = tcp_pair()
+        gone = asyncio.ensure_future(in_thread(discard, peer))
+        with ours, path.open("rb", buffering=0) as file:
+            if through == "splice":
+                near, far = tcp_pair()
+                far.setblocking(False)
+                with near, far:
+                    sending = asyncio.ensure_future(clearway.transfer(file, near, send_eof=True))
+                    done = await clearway.transfer(far, ours, on_progress=look)
+                    await sending
+            else:
+                if through == "buffers":
+                    monkeypatch.setattr(os, "sendfile", refuse)
+                done = await clearway.transfer(file, ours, on_progress=look)
+            await gone
+        assert (done.path, done.moved) == (through, GIBIBYTE)
+
+    before = resident()
+    run(clearway_factory, main)
+    assert grown < GROWTH_MAX
+
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -9,6 +9,7 @@ that one read.)
 
 from __future__ import annotations
 
+import errno
 import os
 
 from clearway.kernel import pagecache
@@ -16,6 +17,8 @@ from clearway.loop.workers import in_worker
 
 #: Bytes asked about, and fetched, at a time: about 10 ms of a disk that reads 100 MB/s, and 0.25 ms of sending.
 WINDOW = 1024 * 1024
+#: What sendfile(2) answers where it cannot be used at all.
+_UNSUITED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 
 
 class Readahead:
@@ -61,7 +64,7 @@ def _fetch(fd: int, offset: int, count: int) -> None:
     sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         while count > 0:
-            n = os.sendfile(sink, fd, offset, count)
+            n = _fetch_piece(sink, fd, offset, count)
             if n == 0:
                 return  # truncated meanwhile
             offset += n
@@ -69,3 +72,13 @@ def _fetch(fd: int, offset: int, count: int) -> None:
     finally:
         os.close(sink)
     os.posix_fadvise(fd, offset, WINDOW, os.POSIX_FADV_WILLNEED)
+
+
+def _fetch_piece(sink: int, fd: int, offset: int, count: int) -> int:
+    try:
+        return os.sendfile(sink, fd, offset, count)
+    except OSError as exc:
+        if exc.errno not in _UNSUITED:
+            raise
+    # A file system that cannot splice, or a filter of system calls. Whoever sends will find out and do without.
+    return len(os.pread(fd, count, offset))
