@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from ...conftest import usable_factories
@@ -15,3 +18,12 @@ def factories() -> list[Factory]:
     if len(found) < 2:
         pytest.skip("no engine of clearway works here")
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_aside() -> Iterator[None]:
+    """Every scenario ends with a collection; that of the whole of pytest would take longer than the scenario."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
