@@ -20,6 +20,7 @@ from ..support.net import (
     recv_all,
     recv_exactly,
     settle,
+    tcp_pair,
     unix_path,
 )
 
@@ -471,5 +472,60 @@ def test_attach_and_server_share_the_loop(factory):
         for _, peer in pairs:
             peer.close()
         assert loop.is_running()
+
+    run(factory, main)
+
+
+def test_an_accepted_connection_tells_of_itself_to_the_last_and_beyond(factory):
+    """Addresses and socket, asked for early, late, or never before the end."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        made: list[Recorder] = []
+
+        def build():
+            made.append(Recorder())
+            return made[-1]
+
+        server = await loop.create_server(build, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        for early in (True, False):
+            client = socket.socket()
+            client.setblocking(False)
+            await loop.sock_connect(client, address)
+            name = client.getsockname()
+            while len(made) < (1 if early else 2) or not made[-1].events:
+                await asyncio.sleep(0)
+            transport = made[-1].transport
+            if early:
+                face = transport.get_extra_info("socket")
+                assert face is transport.get_extra_info("socket")
+                assert face.getpeername() == name and face.gettimeout() == 0
+                assert face.family == socket.AF_INET and face.type == socket.SOCK_STREAM
+                assert face.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            client.close()
+            await made[-1].until_lost()
+            assert transport.get_extra_info("peername") == name
+            assert transport.get_extra_info("sockname") == address
+            face = transport.get_extra_info("socket")
+            assert face.fileno() == -1 and face.family == socket.AF_INET
+            assert transport.get_extra_info("nothing", 5) == 5
+        server.close()
+        await server.wait_closed()
+
+    run(factory, main)
+
+
+def test_what_a_program_adds_to_the_extra_info_is_found(factory):
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, peer = tcp_pair()
+        with peer:
+            transport, _ = await loop.create_connection(Recorder, sock=ours)
+            transport._extra["user"] = "me"
+            assert transport.get_extra_info("user") == "me"
+            assert set(transport._extra) == {"socket", "sockname", "peername", "user"}
+            assert transport._extra["peername"] == peer.getsockname()
+            transport.close()
 
     run(factory, main)

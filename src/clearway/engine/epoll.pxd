@@ -14,11 +14,11 @@ cdef unsigned int _OUT
 cdef unsigned int _HANGUP
 
 cdef class EpollStream(Stream):
+    cdef unsigned char can_read
+    cdef unsigned char hangup
+    cdef unsigned char registered
+    cdef unsigned char out_armed
     cdef EpollEngine engine
-    cdef bint can_read
-    cdef bint hangup
-    cdef bint registered
-    cdef bint out_armed
     cdef Step writable_step
     cdef object notify(self, unsigned int mask)
     cdef object arm_out(self)

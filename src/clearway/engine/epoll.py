@@ -152,17 +152,17 @@ class EpollStream(Stream):
             if sent == size:
                 return
             self.out_offset = sent if sent > 0 else 0
-            self.out.append(data)
+            self.output().append(data)
             self.pending = size - self.out_offset
             self.arm_out()
         else:
-            self.out.append(data)
+            self.output().append(data)
             self.pending += size
 
     def write_many(self, chunks: list[bytes]) -> None:
         first = not self.pending
         for chunk in chunks:
-            self.out.append(chunk)
+            self.output().append(chunk)
             self.pending += len(chunk)
         if first:
             self.flush()

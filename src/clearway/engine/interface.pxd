@@ -16,19 +16,20 @@ cdef class ListenerOwner:
     cdef object acceptable(self)
 
 cdef class Stream(Step):
+    # Small fields side by side, flags not as bint, which has the size of an int: there may be many thousands of these.
     cdef public int fd
+    cdef unsigned int events
+    cdef readonly bint reading
+    cdef public bint awaited
+    cdef unsigned char queued
+    cdef unsigned char busy
+    cdef unsigned char closed
     cdef StreamOwner owner
     cdef list ready
-    cdef readonly bint reading
-    cdef bint queued
-    cdef bint busy
-    cdef bint closed
-    cdef unsigned int events
     cdef list out
     cdef Py_ssize_t out_head
     cdef Py_ssize_t out_offset
     cdef readonly Py_ssize_t pending
-    cdef public bint awaited
     cpdef object run(self)
     cpdef object context(self)
     cdef object queue(self, unsigned int events)
@@ -37,6 +38,7 @@ cdef class Stream(Step):
     @cython.locals(out=list, head=Py_ssize_t, total=Py_ssize_t, chunk=bytes)
     cdef object take_out(self, Py_ssize_t count)
     cdef object clear_out(self)
+    cdef list output(self)
     cdef object on_writable(self)
     cdef bint has_more(self)
     cpdef object start_reading(self)

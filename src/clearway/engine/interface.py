@@ -70,7 +70,8 @@ class Stream(Step):
         self.busy = False
         self.closed = False
         self.events = 0
-        self.out: list[bytes] = []
+        # Only while something is pending: most connections are idle, and an empty list is 64 bytes.
+        self.out: list[bytes] | None = None
         self.out_head = 0
         self.out_offset = 0
         self.pending = 0
@@ -114,10 +115,16 @@ class Stream(Step):
         """Call ``StreamOwner.progress`` in a step of its own."""
         self.queue(_WRITABLE)
 
+    def output(self) -> list[bytes]:
+        """What is pending, made if there is nothing yet."""
+        if self.out is None:
+            self.out = []
+        return self.out
+
     def take_out(self, count: int) -> None:
         """Drop ``count`` bytes that the kernel took from the front of the output."""
         self.pending -= count
-        out = self.out
+        out = self.output()
         count += self.out_offset
         head = self.out_head
         total = len(out)
@@ -129,7 +136,7 @@ class Stream(Step):
             head += 1
         self.out_offset = count
         if head == total:
-            out.clear()
+            self.out = None
             head = 0
         elif head >= 64:
             del out[:head]
@@ -137,7 +144,7 @@ class Stream(Step):
         self.out_head = head
 
     def clear_out(self) -> None:
-        self.out.clear()
+        self.out = None
         self.out_head = 0
         self.out_offset = 0
         self.pending = 0

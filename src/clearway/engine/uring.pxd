@@ -12,26 +12,28 @@ cdef struct SendBlock:
     iovec vectors[64]
 
 cdef class UringStream(Stream):
-    cdef UringEngine engine
-    cdef int flying            # operations of this stream that the kernel holds
-    cdef bint recv_armed       # a multishot receive is in flight
-    cdef bint poll_armed       # a one-shot poll for a direct reader is in flight
-    cdef bint rearm_queued
-    cdef bint direct           # the reader receives into its own memory
-    cdef bint can_read         # direct: a receive is worth trying
-    cdef bint eof
+    # As in Stream: flags first, beside those it ends with.
+    cdef unsigned char recv_armed    # a multishot receive is in flight
+    cdef unsigned char poll_armed    # a one-shot poll for a direct reader is in flight
+    cdef unsigned char rearm_queued
+    cdef unsigned char direct        # the reader receives into its own memory
+    cdef unsigned char can_read      # direct: a receive is worth trying
+    cdef unsigned char eof
+    cdef unsigned char send_state
+    cdef unsigned char dirty_queued
+    cdef int flying                  # operations of this stream that the kernel holds
     cdef int recv_errno
     cdef int send_errno
-    cdef int send_state
-    cdef bint dirty_queued
-    cdef Py_ssize_t sent_now   # bytes of the send that is under way
-    cdef SendBlock* block
-    cdef uint32_t* inbox       # pairs (buffer id, length)
     cdef uint32_t inbox_head
     cdef uint32_t inbox_count
     cdef uint32_t inbox_size
-    cdef Poll writable         # somebody who writes past the stream waits for room
-    cdef list kept             # what was received when reading stopped
+    cdef uint32_t* inbox             # pairs (buffer id, length)
+    cdef uint32_t[2] first           # where the inbox begins: more than one pair is rare
+    cdef UringEngine engine
+    cdef Py_ssize_t sent_now         # bytes of the send that is under way
+    cdef SendBlock* block
+    cdef Poll writable               # somebody who writes past the stream waits for room
+    cdef list kept                   # what was received when reading stopped; None for nothing
     cdef int push(self, uint32_t bid, uint32_t length) except -1
     cdef object take(self)
     cdef object keep(self)

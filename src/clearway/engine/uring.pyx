@@ -94,23 +94,24 @@ cdef class UringStream(Stream):
 
     def __cinit__(self):
         self.block = NULL
-        self.inbox = NULL
+        self.inbox = self.first
+        self.inbox_size = 1
 
     def __init__(self, int fd, StreamOwner owner, UringEngine engine):
         Stream.__init__(self, fd, owner, engine.ready)
         self.engine = engine
-        self.kept = []
 
     def __dealloc__(self):
         PyMem_Free(self.block)
-        PyMem_Free(self.inbox)
+        if self.inbox != self.first:
+            PyMem_Free(self.inbox)
 
     def __repr__(self):
         state = ("idle", "now", "later")[self.send_state]
         return (f"<UringStream fd={self.fd} reading={self.reading} receive={'armed' if self.recv_armed else 'idle'}"
                 f"{' direct' if self.direct else ''}{' poll' if self.poll_armed else ''}"
                 f"{' readable' if self.can_read else ''}{' rearm' if self.rearm_queued else ''}"
-                f" inbox={self.inbox_count}+{len(self.kept)} eof={self.eof} send={state} pending={self.pending}"
+                f" inbox={self.inbox_count}+{len(self.kept or ())} eof={self.eof} send={state} pending={self.pending}"
                 f" awaited={self.awaited} flying={self.flying}{' queued' if self.queued else ''}"
                 f"{' busy' if self.busy else ''}{' closed' if self.closed else ''}>")
 
@@ -125,10 +126,13 @@ cdef class UringStream(Stream):
                     self.inbox[2 * i + 1] = self.inbox[2 * (self.inbox_head + i) + 1]
                 self.inbox_head = 0
             else:
-                size = self.inbox_size * 2 if self.inbox_size else 4
-                grown = <uint32_t*>PyMem_Realloc(self.inbox, size * 2 * sizeof(uint32_t))
+                size = self.inbox_size * 4
+                own = NULL if self.inbox == self.first else self.inbox
+                grown = <uint32_t*>PyMem_Realloc(own, size * 2 * sizeof(uint32_t))
                 if grown == NULL:
                     raise MemoryError()
+                if own == NULL:
+                    memcpy(grown, self.first, sizeof(self.first))
                 self.inbox = grown
                 self.inbox_size = size
         cdef uint32_t at = self.inbox_head + self.inbox_count
@@ -166,6 +170,8 @@ cdef class UringStream(Stream):
     cdef object keep(self):
         """Copy what waits in the pool's buffers out of them: their reader has stopped."""
         while self.inbox_count:
+            if self.kept is None:
+                self.kept = []
             self.kept.append(self.take())
 
     cdef object drop_inbox(self):
@@ -325,7 +331,7 @@ cdef class UringStream(Stream):
 
     cdef object write(self, bytes data):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        self.out.append(data)
+        self.output().append(data)
         self.pending += size
         if self.send_state == SEND_IDLE:
             if not self.dirty_queued:
@@ -340,7 +346,7 @@ cdef class UringStream(Stream):
 
     cdef object write_many(self, list chunks):
         for chunk in chunks:
-            self.out.append(chunk)
+            self.output().append(chunk)
             self.pending += len(chunk)
         if self.send_state == SEND_IDLE:
             self.mark_dirty()
@@ -496,7 +502,7 @@ cdef class UringStream(Stream):
             self.writable.cancel()
         self.events = 0
         self.drop_inbox()
-        self.kept.clear()
+        self.kept = None
         self.clear_out()
 
     cdef bint send_flying(self):

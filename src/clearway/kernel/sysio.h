@@ -5,8 +5,10 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -20,6 +22,41 @@
 
 static inline int cw_accept(int fd) {
     return accept4(fd, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+#define CW_ADDRESSES_MAX 52
+
+/* Both addresses of a connected TCP socket, packed as addresses.py says: the number of bytes; 0 for
+ * another kind of socket, or where an end has no address any more. */
+static inline int cw_pack_addresses(int fd, uint8_t *to) {
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_storage all;
+    } a;
+    uint8_t *at = to;
+    int family = 0;
+    for (int peer = 0; peer < 2; peer++) {
+        socklen_t size = sizeof a;
+        if ((peer ? getpeername : getsockname)(fd, &a.any, &size) < 0 || (peer && a.any.sa_family != family))
+            return 0;
+        family = a.any.sa_family;
+        if (family == AF_INET && size >= sizeof a.in) {
+            memcpy(at, &a.in.sin_port, 2);
+            memcpy(at + 2, &a.in.sin_addr, 4);
+            at += 6;
+        } else if (family == AF_INET6 && size >= sizeof a.in6) {
+            memcpy(at, &a.in6.sin6_port, 2);
+            memcpy(at + 2, &a.in6.sin6_addr, 16);
+            memcpy(at + 18, &a.in6.sin6_flowinfo, 4);
+            memcpy(at + 22, &a.in6.sin6_scope_id, 4);
+            at += 26;
+        } else {
+            return 0;
+        }
+    }
+    return (int)(at - to);
 }
 
 static inline int cw_can_receive(int fd) {

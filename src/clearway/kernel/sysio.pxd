@@ -26,6 +26,8 @@ cpdef bint can_receive(int fd)
 cpdef Py_ssize_t send_some(int fd, object data, Py_ssize_t offset) except -2
 cpdef Py_ssize_t send_list(int fd, list chunks, Py_ssize_t index, Py_ssize_t offset) except -2
 cpdef int accept_one(object sock, int fd) except -2
+cpdef object pack_addresses(int fd)
+cpdef object close_fd(int fd)
 cpdef object run_in_context(object context, object callback, tuple args)
 cpdef object run_method1(object context, object owner, str name, object arg)
 cpdef int check_signals() except -1

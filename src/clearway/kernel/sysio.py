@@ -95,6 +95,19 @@ def accept_one(sock: socket.socket, fd: int) -> int:
     return int(got)
 
 
+def pack_addresses(fd: int) -> bytes | None:
+    """Both addresses of a connected TCP socket in few bytes, or None: here always, so they are kept as they are."""
+    return None
+
+
+def close_fd(fd: int) -> None:
+    """Close a descriptor, as ``socket.close`` does: an error of a connection that was reset is none of closing it."""
+    try:
+        os.close(fd)
+    except ConnectionResetError:
+        pass
+
+
 class Poller:
     """An epoll set and the events of its last wait."""
 

@@ -10,7 +10,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENOENT, ENOSYS, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINTR, ENOENT, ENOSYS, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 
@@ -28,7 +28,9 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t c_sendmsg "sendmsg"(int, const msghdr*, int)
 
 cdef extern from "sysio.h" nogil:
+    enum: CW_ADDRESSES_MAX
     int cw_accept(int fd)
+    int cw_pack_addresses(int fd, unsigned char* to)
     double cw_monotonic()
     int cw_can_receive(int fd)
     int cw_epoll_wait(void* events, int epfd, int capacity, long long ns, int ms_only)
@@ -221,6 +223,20 @@ cpdef int accept_one(object sock, int fd) except -2:
             return -1
         if errno != EINTR:
             _fail()
+
+
+cpdef object pack_addresses(int fd):
+    """Both addresses of a connected TCP socket in few bytes (``addresses.unpack``); None for another socket, or where
+    an end has no address any more."""
+    cdef unsigned char packed[CW_ADDRESSES_MAX]
+    cdef int size = cw_pack_addresses(fd, packed)
+    return PyBytes_FromStringAndSize(<char*>packed, size) if size else None
+
+
+cpdef object close_fd(int fd):
+    """Close a descriptor, as ``socket.close`` does: an error of a connection that was reset is none of closing it."""
+    if c_close(fd) < 0 and errno != ECONNRESET:
+        _fail()
 
 
 cdef class Poller:

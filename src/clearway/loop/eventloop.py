@@ -317,7 +317,7 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
         **_: Any,
     ) -> StreamTransport:
         self._ensure_fd_no_transport(sock)
-        transport = StreamTransport(self, sock, protocol, extra, None)
+        transport = StreamTransport(self, sock.fileno(), sock, protocol, extra)
         if server is not None:
             self._attach_to_server(server, transport)
         if sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -112,18 +112,20 @@ class Acceptor(ListenerOwner):
 
     def _connect(self, fd: int) -> None:
         loop = self._loop
-        try:
-            conn = socket.socket(self._family, self._kind, self._proto, fileno=fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        conn.setblocking(False)
-        if loop.get_debug():
-            logger.debug("%r got a new connection: %r", self._server, conn)
-        self._context.copy().run(self._introduce, conn)
+        conn = None
+        if self._sslcontext is not None or loop.get_debug():
+            try:
+                conn = socket.socket(self._family, self._kind, self._proto, fileno=fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            conn.setblocking(False)
+            if loop.get_debug():
+                logger.debug("%r got a new connection: %r", self._server, conn)
+        self._context.copy().run(self._introduce, fd, conn)
 
-    def _introduce(self, conn: socket.socket) -> None:
-        """Give a connection its protocol and transport."""
+    def _introduce(self, fd: int, conn: socket.socket | None) -> None:
+        """Give a connection its protocol and transport, which makes itself a socket object if it needs one."""
         loop = self._loop
         protocol = None
         try:
@@ -140,12 +142,12 @@ class Acceptor(ListenerOwner):
                 )
                 return
             protocol = self._protocol_factory()
-            transport = StreamTransport(loop, conn, protocol, None, None)
+            transport = StreamTransport(loop, fd, conn, protocol, None)
         except (SystemExit, KeyboardInterrupt):
-            conn.close()
+            _drop(fd, conn)
             raise
         except BaseException as exc:
-            conn.close()
+            _drop(fd, conn)
             context: dict[str, Any] = {
                 "message": "Error on transport creation for incoming connection",
                 "exception": exc,
@@ -158,3 +160,11 @@ class Acceptor(ListenerOwner):
         if self._server is not None:
             loop._attach_to_server(self._server, transport)
         loop.call_soon(transport._begin, None)
+
+
+def _drop(fd: int, conn: socket.socket | None) -> None:
+    """Close a connection that gets no transport."""
+    if conn is None:
+        os.close(fd)
+    else:
+        conn.close()

@@ -1,7 +1,7 @@
 cimport cython
 
 from clearway.engine.interface cimport Stream, StreamOwner
-from clearway.kernel.sysio cimport run_method1
+from clearway.kernel.sysio cimport close_fd, pack_addresses, run_method1
 from clearway.loop.core cimport LoopCore
 
 cdef int _READS_PER_STEP
@@ -9,26 +9,34 @@ cdef int _READS_PER_STEP
 cdef class StreamTransport(StreamOwner):
     cdef object __weakref__
     cdef public object _loop
-    cdef public object _sock
     cdef public int _sock_fd
-    cdef public dict _extra
+    # Small fields side by side, flags not as bint, which has the size of an int: there may be many thousands of these.
+    cdef unsigned char _open
+    cdef unsigned char _buffered
+    cdef unsigned char _made
+    cdef unsigned char _read_eof
+    cdef unsigned char _eof_next
+    cdef public bint _closing
+    cdef public bint _eof
+    cdef public bint _paused
+    cdef public int _conn_lost
+    cdef public bint _protocol_paused
+    cdef object _socket
+    cdef object _face
+    cdef object _addresses
+    cdef dict _info
     cdef public object _protocol
     cdef public object _server
     cdef Stream _stream
     cdef object _context
     cdef object _output_context
-    cdef bint _buffered
-    cdef bint _made
-    cdef public bint _closing
-    cdef public bint _eof
-    cdef bint _read_eof
-    cdef bint _eof_next
-    cdef public bint _paused
-    cdef public int _conn_lost
-    cdef public bint _protocol_paused
     cdef public Py_ssize_t _high_water
     cdef public Py_ssize_t _low_water
     cdef public object _empty_waiter
+    cdef dict _ask(self, dict extra)
+    cdef object _get_socket(self)
+    cdef object _get_face(self)
+    cdef object _close_socket(self)
     cpdef object context(self)
     @cython.locals(chunk=bytes)
     cpdef object write(self, object data)

@@ -18,7 +18,8 @@ from contextvars import copy_context
 from typing import Any
 
 from clearway.engine.interface import Stream, StreamOwner
-from clearway.kernel.sysio import run_method1
+from clearway.kernel import addresses
+from clearway.kernel.sysio import close_fd, pack_addresses, run_method1
 from clearway.steps import FutureStep
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
@@ -36,7 +37,10 @@ _WRITELINES = "writelines" if sys.version_info >= (3, 12) else "write"
 class StreamTransport(StreamOwner):
     """A transport over a connected stream socket (an ``asyncio.Transport``).
 
-    :param waiter: a future that is resolved once ``connection_made`` has been called, or None.
+    There may be many thousands of these, most of them idle, so it is small: the addresses are kept packed, and an
+    accepted connection gets a socket object when somebody asks for one.
+
+    :param sock: the socket, or None to make it of ``fd`` when it is needed. From here on the transport closes it.
     """
 
     # asyncio.Transport has a slot of its own, so an extension class cannot derive from it: isinstance() is
@@ -51,26 +55,21 @@ class StreamTransport(StreamOwner):
     def __init__(
         self,
         loop: Any,
-        sock: socket.socket,
+        fd: int,
+        sock: socket.socket | None,
         protocol: Any,
         extra: dict[str, Any] | None,
-        server: Any,
     ) -> None:
+        self._open = False
         self._loop = loop
-        self._sock = sock
-        self._sock_fd = sock.fileno()
-        self._extra = {} if extra is None else extra
-        self._extra["socket"] = trsock.TransportSocket(sock)  # type: ignore[attr-defined]
-        try:
-            self._extra["sockname"] = sock.getsockname()
-        except OSError:
-            self._extra["sockname"] = None
-        if "peername" not in self._extra:
-            try:
-                self._extra["peername"] = sock.getpeername()
-            except OSError:
-                self._extra["peername"] = None  # the peer is gone already
-        self._server = server
+        self._protocol = protocol
+        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self._socket = sock
+        self._face = None
+        self._sock_fd = fd
+        self._addresses = None if extra else pack_addresses(fd)
+        self._info = None if self._addresses is not None else self._ask(extra)
+        self._server = None
         self._closing = False
         self._eof = False
         self._read_eof = False
@@ -85,37 +84,95 @@ class StreamTransport(StreamOwner):
         # That of what is read; and, as in asyncio, whoever made the output pile up hears of it in his own.
         self._context = copy_context()
         self._output_context = self._context
-        self._stream: Stream = loop._engine.open_stream(self._sock_fd, self)
-        self._protocol = None
-        self._buffered = False
-        self.set_protocol(protocol)
-        loop._transports[self._sock_fd] = self
+        # What may fail lies before: if this does, the descriptor is still the caller's to close.
+        self._stream: Stream = loop._engine.open_stream(fd, self)
+        self._stream.set_direct(self._buffered)
+        loop._transports[fd] = self
+        self._open = True
 
     # -- what users see ------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         info = ["<clearway.StreamTransport"]
-        if self._sock is None:
+        if not self._open:
             info.append("closed")
         elif self._closing:
             info.append("closing")
         info.append(f"fd={self._sock_fd}")
-        if self._sock is not None:
+        if self._open:
             info.append("read=polling" if self._stream.reading else "read=idle")
             state = "polling" if self._stream.pending else "idle"
             info.append(f"write=<{state}, bufsize={self._stream.pending}>")
         return " ".join(info) + ">"
 
     def __del__(self) -> None:
-        if self._sock is not None:
+        if self._open:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2)
             self._stream.close()
-            self._sock.close()
+            self._close_socket()
             if self._server is not None:
                 self._detach_server()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._extra.get(name, default)
+        if name == "socket":
+            return self._get_face()
+        if self._info is not None:
+            return self._info.get(name, default)
+        if name == "sockname":
+            return addresses.unpack(self._addresses)[0]
+        if name == "peername":
+            return addresses.unpack(self._addresses)[1]
+        return default
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        """All of it as a dictionary, which asyncio's transports have and some programs write to."""
+        if self._info is None:
+            sockname, peername = addresses.unpack(self._addresses)
+            self._info = {"sockname": sockname, "peername": peername}
+        self._info.setdefault("socket", self._get_face())
+        return self._info
+
+    def _ask(self, extra: dict[str, Any] | None) -> dict[str, Any]:
+        """What there is to know of a socket whose addresses cannot be packed."""
+        sock = self._get_socket()
+        info = {} if extra is None else extra
+        try:
+            info["sockname"] = sock.getsockname()
+        except OSError:
+            info["sockname"] = None
+        if "peername" not in info:
+            try:
+                info["peername"] = sock.getpeername()
+            except OSError:
+                info["peername"] = None  # the peer is gone already
+        return info
+
+    @property
+    def _sock(self) -> socket.socket | None:
+        return self._get_socket() if self._open else None
+
+    def _get_socket(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(fileno=self._sock_fd)
+            self._socket.setblocking(False)
+        return self._socket
+
+    def _get_face(self) -> Any:
+        """What users see of the socket; a closed one once the transport is."""
+        if self._face is None:
+            if not self._open and self._socket is None:
+                self._socket = socket.socket(addresses.family(self._addresses))
+                self._socket.close()
+            self._face = trsock.TransportSocket(self._get_socket())  # type: ignore[attr-defined]
+        return self._face
+
+    def _close_socket(self) -> None:
+        self._open = False
+        if self._socket is None:
+            close_fd(self._sock_fd)
+        else:
+            self._socket.close()
 
     def get_protocol(self) -> Any:
         return self._protocol
@@ -379,7 +436,7 @@ class StreamTransport(StreamOwner):
 
     def _written(self) -> None:
         """Go on with what was waiting for the output to drain."""
-        if self._stream.pending or self._sock is None:
+        if self._stream.pending or not self._open:
             return
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_result(None)
@@ -393,7 +450,7 @@ class StreamTransport(StreamOwner):
 
     def _shutdown_write(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._get_socket().shutdown(socket.SHUT_WR)
         except OSError as exc:
             self._fatal_error(exc, "Fatal error on shutdown of socket transport")
 
@@ -435,10 +492,8 @@ class StreamTransport(StreamOwner):
             self._report("protocol.connection_lost() failed", error)
         finally:
             self._stream.close()
-            sock = self._sock
-            self._sock = None
             self._loop._transports.pop(self._sock_fd, None)
-            sock.close()
+            self._close_socket()
             self._protocol = None
             if self._empty_waiter is not None and not self._empty_waiter.done():
                 self._empty_waiter.set_exception(
