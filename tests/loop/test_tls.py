@@ -6,6 +6,8 @@ The peers are blocking `ssl` sockets in a thread: no mistake can be made on both
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import random
 import shutil
 import socket
 import ssl
@@ -609,6 +611,65 @@ def test_back_pressure_reaches_the_writer(factory):
                 await proto.until_lost()
 
     run(factory, main)
+
+
+class Flood(asyncio.Protocol):
+    """Writes 64 MiB with one call, and remembers a digest of what comes meanwhile."""
+
+    total = 64 << 20
+
+    def __init__(self, data):
+        self.data = data
+        self.digest = hashlib.sha256()
+        self.left = self.total
+        self.pauses = 0
+        loop = asyncio.get_running_loop()
+        self.received = loop.create_future()
+        self.lost = loop.create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(self.data)
+        self.waiting = transport.get_write_buffer_size()
+
+    def data_received(self, data):
+        self.digest.update(data)
+        self.left -= len(data)
+        if self.left <= 0:
+            self.received.set_result(None)
+
+    def pause_writing(self):
+        self.pauses += 1
+
+    def resume_writing(self):
+        self.pauses -= 1
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+def test_64_mib_in_one_write_and_both_ways_at_once(clearway_factory):
+    """Larger than every buffer: each byte arrives, and it waits as it is, not encrypted once more in memory."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = (random.Random(seed).randbytes(Flood.total) for seed in (1, 2))
+        server_end = Flood(ours)
+        server, address = await one_server(server_end)
+        async with server:
+            client_end = Flood(theirs)
+            await loop.create_connection(
+                lambda: client_end, *address, ssl=client_context(), server_hostname="localhost"
+            )
+            await asyncio.gather(server_end.received, client_end.received)
+            for end, sent in ((server_end, theirs), (client_end, ours)):
+                assert end.left == 0 and end.digest.digest() == hashlib.sha256(sent).digest()
+                assert end.waiting > Flood.total * 3 // 4
+            await until(lambda: not server_end.pauses and not client_end.pauses)
+            client_end.transport.close()
+            assert await client_end.lost is None and await server_end.lost is None
+
+    run(clearway_factory, main)
 
 
 def test_paused_reading_stops_the_peer(factory):

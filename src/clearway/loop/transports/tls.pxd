@@ -68,7 +68,7 @@ cdef class TLSTransport:
     cdef object _peer_ended(self)
     cdef object _call_eof_received(self)
     cdef object _control_lower_reading(self)
-    @cython.locals(size=Py_ssize_t, room=Py_ssize_t, count=Py_ssize_t, head=bytes)
+    @cython.locals(size=Py_ssize_t, room=Py_ssize_t, count=Py_ssize_t, begin=Py_ssize_t, head=bytes)
     cdef object _encrypt(self)
     cdef object _encrypted_head(self, Py_ssize_t count)
     cdef object _flush(self)

@@ -630,8 +630,13 @@ class TLSTransport:
                 if self._backlog_offset == 0 and size <= _RECORD_MAX:
                     count = self._ssl_write(head)
                 else:
+                    # No more of it than the slice: OpenSSL's buffer takes whatever it is given. Whole records, and
+                    # no less than the last time, should OpenSSL have had to read first.
+                    if room < _RECORD_MAX:
+                        room = _RECORD_MAX
                     with memoryview(head) as view:
-                        count = self._ssl_write(view[self._backlog_offset :])
+                        begin = self._backlog_offset
+                        count = self._ssl_write(view[begin : begin + room])
                 room -= count
                 self._encrypted_head(count)
         except _AGAIN:
