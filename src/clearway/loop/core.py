@@ -85,6 +85,9 @@ class LoopCore:
             self._check_callback(callback, "call_soon_threadsafe")
         handle = self._soon(callback, args, context)
         if self._sleeping:
+            # One wake-up is enough until it looks again. Noted before it is sent: noted afterwards it could fall
+            # into the next sleep, from which nobody would wake it then.
+            self._sleeping = False
             self._engine.wake()
         return handle
 
