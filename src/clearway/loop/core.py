@@ -270,7 +270,8 @@ class LoopCore:
                 continue
             clock.c.word += 2
             start = self.time()
-            self._current_handle = step
+            # For the log of an error: where the handle was made. The engine's steps were made by nobody.
+            self._current_handle = step if isinstance(step, Handle) else None
             try:
                 step.run()
             finally:

@@ -26,7 +26,17 @@ from clearway.engine import make_engine
 from clearway.engine.sizes import DEFAULT_SIZES
 from clearway.kernel.dgram import Datagrams
 from clearway.loop.core import CLOCK_RESOLUTION_S, LoopCore
+from clearway.loop.errors import add_place, add_to_message
 from clearway.loop.options import LoopOptions
+from clearway.loop.remedies import (
+    address_of_datagram,
+    address_of_internet,
+    address_of_name,
+    address_of_unix,
+    insist_on_socket,
+    no_address,
+    with_remedy,
+)
 from clearway.loop.server import Acceptor
 from clearway.loop.sockets import SocketMethods
 from clearway.loop.statistics import LoopStatistics, read_statistics
@@ -43,6 +53,8 @@ from clearway.steps import Handle
 _SERVER_COUNTS_TRANSPORTS = base_events.Server._attach.__code__.co_argcount > 1  # type: ignore[attr-defined]
 
 _loops: weakref.WeakSet[EventLoop]
+
+_Base = asyncio.SelectorEventLoop
 
 
 class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
@@ -95,6 +107,20 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
     call_at = LoopCore.call_at
     call_soon_threadsafe = LoopCore.call_soon_threadsafe
     create_future = LoopCore.create_future
+
+    # What is inherited from asyncio, with errors that say what to do.
+    getaddrinfo = with_remedy("resolve", _Base.getaddrinfo, address_of_name)
+    create_server = with_remedy(
+        "listen", insist_on_socket(_Base.create_server), address_of_internet
+    )
+    create_connection = with_remedy("connect", _Base.create_connection, address_of_internet)
+    create_unix_server = with_remedy("listen", _Base.create_unix_server, address_of_unix)
+    create_unix_connection = with_remedy("connect", _Base.create_unix_connection, address_of_unix)
+    create_datagram_endpoint = with_remedy(
+        "bind", _Base.create_datagram_endpoint, address_of_datagram
+    )
+    subprocess_exec = with_remedy("start", _Base.subprocess_exec, no_address)
+    subprocess_shell = with_remedy("start", _Base.subprocess_shell, no_address)
 
     @property
     def engine_name(self) -> str:
@@ -501,6 +527,16 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
     def _stop_serving(self, sock: socket.socket) -> None:
         self._stop_listening(sock)
         super()._stop_serving(sock)  # Unix sockets are unlinked there; it closes the socket
+
+    # -- errors ----------------------------------------------------------------------------------------------
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:  # type: ignore[override]
+        """As ``asyncio.AbstractEventLoop.call_exception_handler``; ``peer`` and ``step`` are added where an error has
+        to do with a transport (see ``clearway.loop.errors``)."""
+        super().call_exception_handler(add_place(self, context))
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:  # type: ignore[override]
+        super().default_exception_handler(add_to_message(context))
 
     def _describe_step(self, step: Any) -> str:
         if isinstance(step, Handle):

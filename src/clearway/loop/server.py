@@ -11,6 +11,8 @@ from contextvars import copy_context
 from typing import Any
 
 from clearway.engine.interface import Listener, ListenerOwner
+from clearway.loop.errors import describe_socket_peer
+from clearway.loop.remedies import find_remedy
 from clearway.loop.transports.stream import StreamTransport
 
 #: The process or the machine is out of something; accepting goes on after ``ACCEPT_RETRY_DELAY``.
@@ -95,6 +97,7 @@ class Acceptor(ListenerOwner):
                     "message": "socket.accept() out of system resource",
                     "exception": exc,
                     "socket": trsock.TransportSocket(self._sock),  # type: ignore[attr-defined]
+                    "remedy": find_remedy("accept", exc.errno),
                 }
             )
             self._retry = self._loop.call_later(constants.ACCEPT_RETRY_DELAY, self.start)
@@ -147,12 +150,17 @@ class Acceptor(ListenerOwner):
             _drop(fd, conn)
             raise
         except BaseException as exc:
-            _drop(fd, conn)
             context: dict[str, Any] = {
                 "message": "Error on transport creation for incoming connection",
                 "exception": exc,
                 "socket": trsock.TransportSocket(self._sock),  # type: ignore[attr-defined]
             }
+            if conn is None:
+                conn = socket.socket(fileno=fd)
+            peer = describe_socket_peer(conn)
+            conn.close()
+            if peer:
+                context["peer"] = peer
             if protocol is not None:
                 context["protocol"] = protocol
             loop.call_exception_handler(context)

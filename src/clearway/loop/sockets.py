@@ -17,6 +17,7 @@ from select import EPOLLIN, EPOLLOUT
 from typing import Any
 
 from clearway.loop.readahead import Readahead
+from clearway.loop.remedies import add_remedy
 from clearway.steps import FutureStep
 
 #: Bytes of one sendfile(2): some 0.25 ms of copying where both ends are on this machine.
@@ -142,14 +143,19 @@ class SocketMethods:
             _, _, _, _, address = resolved[0]
         fd = self._check_socket(sock)
         try:
-            sock.connect(address)
-            return
-        except (BlockingIOError, InterruptedError):
-            pass
-        await self._wait_ready(fd, EPOLLOUT)
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, f"Connect call failed {address}")
+            try:
+                sock.connect(address)
+                return
+            except (BlockingIOError, InterruptedError) as exc:
+                if exc.errno == errno.EAGAIN and sock.family == socket.AF_UNIX:
+                    raise  # the server's queue is full: nothing is on its way, and nothing will tell when it has room
+            await self._wait_ready(fd, EPOLLOUT)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                raise OSError(error, f"Connect call failed {address}")
+        except OSError as exc:
+            add_remedy(exc, "connect", address)
+            raise
 
     # -- sendfile ------------------------------------------------------------------------------------------
 

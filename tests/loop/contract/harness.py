@@ -94,10 +94,17 @@ def _show(item: Any) -> str:
 
 
 def _show_exception(exc: BaseException) -> str:
-    text = f"{type(exc).__name__}({exc})"
+    text = f"{type(exc).__name__}({own_text(exc)})"
     if isinstance(exc, BaseExceptionGroup):
         text += "[" + ", ".join(_show_exception(part) for part in exc.exceptions) + "]"
     return text
+
+
+def own_text(exc: BaseException) -> str:
+    """The text without what clearway adds to it (docs/errors.md)."""
+    if hasattr(exc, "remedy") and len(exc.args) == 2:
+        return f"[Errno {exc.args[0]}] {exc.args[1]}"
+    return str(exc)
 
 
 def blot(text: str) -> str:

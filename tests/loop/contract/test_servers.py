@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ...support.net import dial, recv_all, settle
-from .harness import DatagramTracer, Scenarios, StreamTracer, Trace, compare
+from .harness import DatagramTracer, Scenarios, StreamTracer, Trace, compare, own_text
 
 scenario = Scenarios()
 
@@ -198,7 +198,7 @@ async def refused_connections(trace: Trace) -> None:
     address = free[0].getsockname()
 
     def without_port(exc: BaseException) -> str:
-        text = f"{type(exc).__name__} {exc}"
+        text = f"{type(exc).__name__} {own_text(exc)}"
         for sock in free:
             text = text.replace(str(sock.getsockname()[1]), "PORT")
         return text

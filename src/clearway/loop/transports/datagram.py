@@ -22,6 +22,7 @@ from typing import Any
 from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.dgram import Datagrams
 from clearway.kernel.sysio import run_in_context
+from clearway.loop.errors import describe_address
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
 HIGH_WATER = 64 * 1024
@@ -240,7 +241,7 @@ class DatagramTransport(FeedOwner):
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as exc:
-                    self._report("protocol.datagram_received() failed", exc)
+                    self._report("protocol.datagram_received() failed", exc, batch[index + 1])
                 index += 2
                 if self._closing:
                     break
@@ -414,15 +415,16 @@ class DatagramTransport(FeedOwner):
         self._report(message, exc)
         self._force_close(exc)
 
-    def _report(self, message: str, exc: BaseException) -> None:
-        self._loop.call_exception_handler(
-            {
-                "message": message,
-                "exception": exc,
-                "transport": self,
-                "protocol": self._protocol,
-            }
-        )
+    def _report(self, message: str, exc: BaseException, sender: Any = None) -> None:
+        context = {
+            "message": message,
+            "exception": exc,
+            "transport": self,
+            "protocol": self._protocol,
+        }
+        if sender is not None:
+            context["peer"] = describe_address(sender)
+        self._loop.call_exception_handler(context)
 
     # -- flow control ----------------------------------------------------------------------------------------
 
