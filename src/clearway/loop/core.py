@@ -276,13 +276,13 @@ class LoopCore:
                 step.run()
             finally:
                 self._current_handle = None
+            if self._epoch != epoch:
+                return  # it was suspended, and others ran meanwhile: it held up nobody
             took = self.time() - start
             if took >= self.slow_callback_duration:  # type: ignore[attr-defined]
                 base_events.logger.warning(  # type: ignore[attr-defined]
                     "Executing %s took %.3f seconds", self._describe_step(step), took
                 )
-            if self._epoch != epoch:
-                return
             steps[self._head - 1] = None
         del steps[: self._head]
         self._head = 0

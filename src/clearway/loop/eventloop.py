@@ -67,6 +67,9 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
     #: A subclass may have other sizes.
     _ring_sizes = DEFAULT_SIZES
 
+    #: asyncio's default, until it sets its own.
+    _slow_after = 0.1
+
     def __init__(self, options: LoopOptions | None = None) -> None:
         self._options = options if options is not None else LoopOptions()
         LoopCore.__init__(
@@ -158,6 +161,26 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
 
     def stop(self) -> None:
         self._stopping = True
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        self._watch_slow_steps()
+
+    @property
+    def slow_callback_duration(self) -> float:
+        """In debug mode, steps of more than so many seconds are logged, with the line that was running."""
+        return self._slow_after
+
+    @slow_callback_duration.setter
+    def slow_callback_duration(self, seconds: float) -> None:
+        self._slow_after = seconds
+        self._watch_slow_steps()
+
+    def _watch_slow_steps(self) -> None:
+        if not self._closed and self.is_running() and self._thread_id != threading.get_ident():
+            self.call_soon_threadsafe(self._watch_slow_steps)
+            return
+        self._scheduler.debug(self._slow_after if self._debug else 0.0)
 
     def close(self) -> None:
         if self.is_running():

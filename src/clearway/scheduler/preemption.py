@@ -261,7 +261,7 @@ class Scheduler(Slices):
         if interrupt in self._interrupts:
             self._interrupts.remove(interrupt)
         self._set_alarm(0)
-        if not self._interrupts and self.mode == "off":
+        if not self._interrupts and self.mode == "off" and not self.debug_ns:
             self.clock.unregister()
 
     def _set_alarm(self, not_before: int) -> None:

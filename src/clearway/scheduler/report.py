@@ -122,7 +122,7 @@ class Reporter:
         frame = sys._current_frames().get(thread)
         seconds = (_native.now_ns() - since_ns) / 1e9
         if scheduler.clock.word != word or frame is None:
-            report = StallReport("", scheduler.report_ns / 1e9, (), True)
+            report = StallReport("", scheduler.watched_ns() / 1e9, (), True)
             place = ("", 0)
         else:
             if scheduler.mode == "on":

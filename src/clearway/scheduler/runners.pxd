@@ -12,6 +12,7 @@ cdef class Runners:
     cdef public str mode
     cdef public int64_t quantum_ns
     cdef public int64_t report_ns
+    cdef public int64_t debug_ns
     cdef public object _host
     cdef object _root
     cdef uint64_t _root_base

@@ -27,6 +27,9 @@ VIRTUAL_SIGNAL = signal.SIGRTMAX - 1
 #: On close(), a step that is still running this long after CancelledError was raised in it ignores it.
 CLOSE_GRACE_NS = 200_000_000
 
+#: A day: whoever is told of steps that take longer (infinity, say) does not want to be told.
+DEBUG_MAX_S = 24 * 3600.0
+
 #: Stacks of steps that ignored CancelledError on close(): dropping one would raise GreenletExit in it.
 _abandoned: list[Any] = []
 
@@ -41,6 +44,7 @@ class Runners:
         self.mode = mode
         self.quantum_ns = int(quantum * 1e9)
         self.report_ns = int(report_after * 1e9)
+        self.debug_ns = 0
         self.clock = StepClock()
         self.has_suspended = False
         self._host: Any = None
@@ -93,23 +97,49 @@ class Runners:
             self._disarm()
 
     def _arm(self, host: Any) -> None:
+        if self.mode in ("io", "on"):
+            self._install_kick()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have the monitor do what the mode, and asyncio's debug mode, want of it."""
         mode = _native.MODE_OFF
-        if self.mode != "off":
-            mode = _native.MODE_REPORT
         if self.mode in ("io", "on"):
             mode = _native.MODE_ON
-            self._install_kick()
+        elif self.mode == "report" or self.debug_ns:
+            mode = _native.MODE_REPORT
+        report_ns = self.watched_ns()
         self.clock.configure(
             mode=mode,
             quantum_ns=self.quantum_ns,
-            report_ns=0 if self.mode == "off" else self.report_ns,
-            engine_fd=host.engine_fd(),
+            report_ns=report_ns,
+            engine_fd=self._host.engine_fd(),
         )
-        if self.mode == "off":
-            return
-        self.clock.register()
-        if self.report_ns:
+        if mode == _native.MODE_OFF:
+            if not self._kicked:  # else a time limit counts on it
+                self.clock.unregister()
+        elif not self.clock.registered:
+            self.clock.register()
+        if report_ns:
             reporter.watch(self)
+        else:
+            reporter.unwatch(self)
+
+    def watched_ns(self) -> int:
+        """Nanoseconds after which a step is reported; 0 for never."""
+        report_ns = 0 if self.mode == "off" else self.report_ns
+        if self.debug_ns and (not report_ns or self.debug_ns < report_ns):
+            report_ns = self.debug_ns
+        return report_ns
+
+    def debug(self, seconds: float) -> None:
+        """asyncio's debug mode: report steps of more than so many seconds in every mode; 0 for no longer.
+
+        To be called in the loop's thread while it runs, in any while it does not.
+        """
+        self.debug_ns = max(int(min(seconds, DEBUG_MAX_S) * 1e9), 1) if seconds > 0 else 0
+        if self._root is not None:
+            self._watch()
 
     def _install_kick(self) -> None:
         """Make kicks arrive at ``_on_kick``. Main thread only."""
@@ -138,8 +168,7 @@ class Runners:
 
     def _disarm(self) -> None:
         self.clock.unregister()
-        if self.report_ns and self.mode != "off":
-            reporter.unwatch(self)
+        reporter.unwatch(self)
         if self.clock.c.word & 1:
             self.clock.c.word += 1  # an exception left the pass in the middle of a step
         if self._kicked:
