@@ -1,8 +1,11 @@
 """The bars of the preemptive scheduler: ratios, each taken within one run.
 
 ``python -m benchmarks.preempt [--rounds N] [--engine E] [--json FILE]``. Every measurement is a
-fresh process on one core; the clients of the echo server sit on another. Latency is counted from
-when a message was due, so a server that stands still is not forgiven what nobody could send.
+fresh process on one core; the client of the echo server sits on another. Latency is counted from
+when a message was due, so a server that stands still is not forgiven what nobody could send. The client
+runs under SCHED_FIFO where that is allowed: otherwise its own waiting for its core, milliseconds
+beside any other program, is taken for the server's. How late it still was is printed, and so is how
+long the server waited for its core, which no event loop can help.
 """
 
 from __future__ import annotations
@@ -96,7 +99,7 @@ def echo(loop: str) -> dict[str, float]:
     async def compute() -> None:
         hog(rounds)
 
-    async def main() -> list[float]:
+    async def main() -> dict[str, float]:
         running = asyncio.get_running_loop()
         server = await running.create_server(Echo, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -106,26 +109,55 @@ def echo(loop: str) -> dict[str, float]:
         )
         assert client.stdin is not None and client.stdout is not None
         await client.stdout.readline()  # it has had its first echoes
-        began = time.monotonic()
+        began, waited = time.monotonic(), waited_for_core()
         await asyncio.gather(*(compute() for _ in range(4)))
-        ended = time.monotonic()
+        ended, waited = time.monotonic(), waited_for_core() - waited
         client.stdin.close()
-        samples = json.loads(await client.stdout.read())
+        told = json.loads(await client.stdout.read())
         await client.wait()
         server.close()
-        return [late for due, late in samples if began <= due < ended]
+        samples = [item for item in told["samples"] if began <= item[0] < ended]
+        late = [got - due for due, _, got in samples]
+        return {
+            "p50": percentile(late, 0.5),
+            "p99": percentile(late, 0.99),
+            "worst": max(late),
+            "samples": len(late),
+            "client_late_p99": percentile([sent - due for due, sent, _ in samples], 0.99),
+            "client_fifo": float(told["fifo"]),
+            "waited_for_core": waited / (ended - began),
+        }
 
-    late = run_on(loop, main(), quantum=QUANTUM_S)
-    return {"p50": percentile(late, 0.5), "p99": percentile(late, 0.99), "samples": len(late)}
+    figures: dict[str, float] = run_on(loop, main(), quantum=QUANTUM_S)
+    return figures
+
+
+def waited_for_core() -> float:
+    """Seconds for which this process's main thread was ready to run and had no core; 0.0 where the kernel
+    does not tell."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+def run_before_others() -> bool:
+    """Ask for the core whenever this process is ready; False where that is not allowed."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
 
 
 def client(port: int) -> None:
-    """Send a message every :data:`GAP_S` until stdin ends; print (due, latency) of each."""
+    """Send a message every :data:`GAP_S` until stdin ends; print when each was due, sent and answered."""
     move_to_other_core()
+    fifo = run_before_others()
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setblocking(False)
-    samples: list[tuple[float, float]] = []
+    samples: list[tuple[float, float, float]] = []
     buffer = b""
     due = time.monotonic()
     sent = 0
@@ -133,7 +165,7 @@ def client(port: int) -> None:
     while not stopping or len(samples) < sent:
         now = time.monotonic()
         while due <= now and not stopping:
-            connection.send(struct.pack("d", due))
+            connection.send(struct.pack("dd", due, time.monotonic()))
             sent += 1
             due += GAP_S
         watched: list[Any] = [connection] if stopping else [connection, sys.stdin]
@@ -142,17 +174,16 @@ def client(port: int) -> None:
         if connection in ready:
             buffer += connection.recv(65536)
             now = time.monotonic()
-            while len(buffer) >= 8:
-                (at,) = struct.unpack("d", buffer[:8])
-                buffer = buffer[8:]
-                samples.append((at, now - at))
+            while len(buffer) >= 16:
+                samples.append((*struct.unpack("dd", buffer[:16]), now))
+                buffer = buffer[16:]
                 if len(samples) == 20:
                     print("ready", flush=True)
         elif stopping:
             break
         if sys.stdin in ready:
             stopping = True
-    print(json.dumps(samples))
+    print(json.dumps({"samples": samples, "fifo": fifo}))
 
 
 def move_to_other_core() -> None:
@@ -343,6 +374,19 @@ def bars(engine: str, rounds: Sequence[dict[str, dict[str, float]]]) -> list[Bar
     ]
 
 
+def conditions(echoes: Sequence[dict[str, float]]) -> str:
+    """Under what the latencies were measured, for the reader to judge them by."""
+    if not echoes:
+        return ""
+    late = max(item["client_late_p99"] for item in echoes) * 1e3
+    waited = max(item["waited_for_core"] for item in echoes) * 100
+    how = "SCHED_FIFO" if all(item["client_fifo"] for item in echoes) else "an ordinary process"
+    return (
+        f"echo: the client was {how}, its own sends at most {late:.2f} ms late (p99); "
+        f"the server waited for its core {waited:.1f} % of the time at most"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table and say which bars are met; 1 when one is not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preempt", description=__doc__)
@@ -385,6 +429,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(machine.one_line(about))
     print(f"engine {arguments.engine}, {len(rounds)} rounds, quantum {QUANTUM_S * 1e3:g} ms\n")
     print(table.render(rows))
+    print(
+        conditions(
+            [
+                item[f"echo@{arguments.engine}"]
+                for item in rounds
+                if f"echo@{arguments.engine}" in item
+            ]
+        )
+    )
     for text in sorted(failed):
         print(f"failed: {text}")
     if arguments.json is not None:
