@@ -69,6 +69,7 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
 
     #: asyncio's default, until it sets its own.
     _slow_after = 0.1
+    _handler: Any = None
 
     def __init__(self, options: LoopOptions | None = None) -> None:
         self._options = options if options is not None else LoopOptions()
@@ -553,13 +554,26 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:  # type: ignore[override]
-        """As ``asyncio.AbstractEventLoop.call_exception_handler``; ``peer`` and ``step`` are added where an error has
-        to do with a transport (see ``clearway.loop.errors``)."""
-        super().call_exception_handler(add_place(self, context))
+    # ``call_exception_handler`` itself is left as it is: programs replace it in asyncio's class.
+
+    @property
+    def _exception_handler(self) -> Any:
+        """What asyncio calls: the program's handler, with ``peer`` and ``step`` added to what it is told where an error
+        has to do with a transport (see ``clearway.loop.errors``)."""
+        handler = self._handler
+        if handler is None:
+            return None
+        return lambda loop, context: handler(loop, add_place(self, context))
+
+    @_exception_handler.setter
+    def _exception_handler(self, handler: Any) -> None:
+        self._handler = handler
+
+    def get_exception_handler(self) -> Any:
+        return self._handler
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:  # type: ignore[override]
-        super().default_exception_handler(add_to_message(context))
+        super().default_exception_handler(add_to_message(add_place(self, context)))
 
     def _describe_step(self, step: Any) -> str:
         if isinstance(step, Handle):
