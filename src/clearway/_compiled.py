@@ -22,6 +22,7 @@ COMPILED_MODULES: dict[str, str] = {
     "clearway.timers.heap": "clearway/timers/heap.py",
     "clearway.engine.operations": "clearway/engine/operations.py",
     "clearway.engine.interface": "clearway/engine/interface.py",
+    "clearway.engine.blocks": "clearway/engine/blocks.py",
     "clearway.engine.watch": "clearway/engine/watch.py",
     "clearway.engine.epoll": "clearway/engine/epoll.py",
     "clearway.engine.uring": "clearway/engine/uring.pyx",

@@ -1,5 +1,6 @@
 cimport cython
 
+from clearway.buffers.lease cimport Lease, Memory
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
 from clearway.engine.watch cimport Watch, WatchTable
 from clearway.kernel.sysio cimport (
@@ -30,6 +31,12 @@ cdef class EpollStream(Stream):
     cpdef object stop_reading(self)
     cdef object set_direct(self, bint direct)
     cpdef object receive(self)
+    @cython.locals(engine=EpollEngine, block=Memory, lease=Lease, count=Py_ssize_t)
+    cpdef object receive_lease(self)
+    cpdef object block_returned(self, object block)
+    @cython.locals(sent=Py_ssize_t, size=Py_ssize_t)
+    cpdef object write_lease(self, Lease lease)
+    cpdef object write_pieces(self, list pieces)
     @cython.locals(count=Py_ssize_t)
     cdef Py_ssize_t receive_into(self, object buffer) except -2
     @cython.locals(sent=Py_ssize_t, size=Py_ssize_t)
@@ -69,6 +76,8 @@ cdef class EpollEngine(Engine):
     cdef Scratch scratch
     cdef WatchTable table
     cdef list holders
+    cdef list blocks
+    cdef Py_ssize_t lent
     cdef object remember(self, Py_ssize_t fd, object holder)
     cdef object forget(self, Py_ssize_t fd)
     cpdef Stream open_stream(self, int fd, StreamOwner owner)
@@ -86,3 +95,4 @@ cdef class EpollEngine(Engine):
     cpdef object close(self)
     cpdef object abandon(self)
     cpdef Py_ssize_t inflight(self)
+    cpdef Py_ssize_t leased(self)

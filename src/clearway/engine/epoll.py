@@ -14,6 +14,8 @@ import os
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
+from clearway.buffers.lease import Lease
+from clearway.engine.blocks import BLOCKS, copied_lease, make_blocks
 from clearway.engine.interface import (
     READABLE,
     RECEIVE_SIZE,
@@ -27,6 +29,7 @@ from clearway.engine.interface import (
     Stream,
     StreamOwner,
 )
+from clearway.engine.sizes import LENT_MAX
 from clearway.engine.watch import WatchTable
 from clearway.kernel.sysio import (
     Poller,
@@ -55,7 +58,7 @@ class EpollStream(Stream):
     """A stream on the epoll engine."""
 
     def __init__(self, fd: int, owner: StreamOwner, engine: EpollEngine) -> None:
-        Stream.__init__(self, fd, owner, engine.ready)
+        Stream.__init__(self, fd, owner, engine)
         self.engine = engine
         self.can_read = False
         self.hangup = False
@@ -133,7 +136,49 @@ class EpollStream(Stream):
         data = self.engine.scratch.receive(self.fd)
         if data is None or not (self.engine.scratch.full or self.hangup):
             self.can_read = False
+        if data is not None:
+            self.received.add(len(data), len(data))  # out of the scratch memory
         return data
+
+    def receive_lease(self) -> Lease | bytes | None:
+        if not self.can_read:
+            return None
+        engine = self.engine
+        if not engine.blocks and not engine.lent:
+            engine.blocks = make_blocks()
+        if self.lent >= LENT_MAX or engine.lent >= BLOCKS // 2:
+            data = self.receive()
+            if data:
+                self.fallbacks += 1
+                return copied_lease(data, self.received)
+            return data
+        block = engine.blocks.pop()
+        block.home = self
+        block.account = self.received
+        self.lent += 1
+        engine.lent += 1
+        lease = block.lend()
+        count = -1
+        try:
+            count = receive_into(self.fd, lease)
+        finally:
+            if count <= 0:
+                lease.release()
+        # A short receive has drained the socket, and its end has been fetched.
+        if count < 0 or (count < block.size and not self.hangup):
+            self.can_read = False
+        if count < 0:
+            return None
+        if count == 0:
+            return b""
+        lease.truncate(count)
+        self.received.add(count, 0)
+        return lease
+
+    def block_returned(self, block: Any) -> None:
+        self.lent -= 1
+        self.engine.lent -= 1
+        self.engine.blocks.append(block)
 
     def receive_into(self, buffer: Any) -> int:
         if not self.can_read:
@@ -143,6 +188,8 @@ class EpollStream(Stream):
         # receive has drained the socket, a full one has not said.
         if count < 0 or (not self.hangup and (count < len(buffer) or not can_receive(self.fd))):
             self.can_read = False
+        if count > 0:
+            self.received.add(count, 0)
         return count
 
     def write(self, data: bytes) -> None:
@@ -150,14 +197,30 @@ class EpollStream(Stream):
         if not self.pending:
             sent = send_some(self.fd, data, 0)
             if sent == size:
+                self.sent.add(size, 0)
                 return
-            self.out_offset = sent if sent > 0 else 0
+            if sent > 0:
+                self.out_offset = sent
+                self.sent.add(sent, 0)
+            else:
+                self.out_offset = 0
             self.output().append(data)
             self.pending = size - self.out_offset
             self.arm_out()
         else:
             self.output().append(data)
             self.pending += size
+
+    def write_lease(self, lease: Lease) -> None:
+        self.output().append(lease)
+        self.pending += len(lease)
+        self.flush()
+
+    def write_pieces(self, pieces: list[bytes | Lease]) -> None:
+        for piece in pieces:
+            self.output().append(piece)
+            self.pending += len(piece)
+        self.flush()
 
     def write_many(self, chunks: list[bytes]) -> None:
         first = not self.pending
@@ -191,8 +254,8 @@ class EpollStream(Stream):
         if not self.closed:
             self.closed = True
             self.reading = False
-            self.events = 0
             self.clear_out()
+            self.events = 0
             if self.writable_step is not None:
                 self.ready.append(self.writable_step)
                 self.writable_step = None
@@ -200,6 +263,7 @@ class EpollStream(Stream):
                 self.registered = False
                 self.engine.poller.remove(self.fd)
             self.engine.forget(self.fd)
+            self.release_spent()
 
 
 class EpollListener(Listener):
@@ -321,6 +385,8 @@ class EpollEngine(Engine):
         self.table = WatchTable(self.poller, ready)
         # By descriptor: an EpollStream, an EpollFeed, an EpollListener or None; watches have a table of their own.
         self.holders: list[Any] = []
+        self.blocks: list[Any] = []
+        self.lent = 0
         self.poller.add(self.wake_fd, EPOLLIN)
 
     def open_stream(self, fd: int, owner: StreamOwner) -> Stream:
@@ -412,3 +478,6 @@ class EpollEngine(Engine):
             if holder is not None and holder.armed():
                 held += 1
         return held + len(self.table.watches)
+
+    def leased(self) -> int:
+        return self.lent

@@ -1,10 +1,13 @@
 cimport cython
 
+from clearway.buffers.account cimport Account
+from clearway.buffers.lease cimport Lease
 from clearway.engine.operations cimport FileOperation
 from clearway.steps cimport Step
 
 cdef unsigned int _READABLE
 cdef unsigned int _WRITABLE
+cdef unsigned int _SPENT
 
 cdef class StreamOwner:
     cpdef object context(self)
@@ -24,21 +27,34 @@ cdef class Stream(Step):
     cdef unsigned char queued
     cdef unsigned char busy
     cdef unsigned char closed
+    cdef readonly unsigned char lending
+    cdef public unsigned int fallbacks
     cdef StreamOwner owner
     cdef list ready
     cdef list out
     cdef Py_ssize_t out_head
     cdef Py_ssize_t out_offset
     cdef readonly Py_ssize_t pending
+    cdef readonly Py_ssize_t lent
+    cdef public Account received
+    cdef public Account sent
+    cdef list spent
     cpdef object run(self)
     cpdef object context(self)
     cdef object queue(self, unsigned int events)
     cpdef object again(self)
     cpdef object announce_progress(self)
-    @cython.locals(out=list, head=Py_ssize_t, total=Py_ssize_t, chunk=bytes)
+    @cython.locals(out=list, head=Py_ssize_t, total=Py_ssize_t, size=Py_ssize_t, chunk=bytes)
     cdef object take_out(self, Py_ssize_t count)
+    @cython.locals(out=list)
     cdef object clear_out(self)
     cdef list output(self)
+    cdef object retire(self, object piece)
+    cpdef object release_spent(self)
+    cpdef object start_lending(self)
+    cpdef object receive_lease(self)
+    cpdef object write_lease(self, Lease lease)
+    cpdef object write_pieces(self, list pieces)
     cdef object on_writable(self)
     cdef bint has_more(self)
     cpdef object start_reading(self)
@@ -105,6 +121,8 @@ cdef class Engine:
     cdef readonly int wake_fd
     cdef readonly unsigned long long waits
     cdef readonly unsigned long long completions
+    cdef readonly Account received
+    cdef readonly Account sent
     cpdef Stream open_stream(self, int fd, StreamOwner owner)
     cpdef Listener open_listener(self, object sock, ListenerOwner owner)
     cpdef Feed open_feed(self, int fd, FeedOwner owner, bint read, bint once)

@@ -15,15 +15,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from clearway.buffers.account import Account
+from clearway.buffers.lease import Lease
 from clearway.engine.operations import FileOperation
 from clearway.steps import Step
 
 READABLE = 1
 WRITABLE = 2
+#: Leases have been sent and are to be released: in a step, because that may run other people's code.
+SPENT = 4
 
 # C integers when compiled (interface.pxd); the names above are what other modules import.
 _READABLE = READABLE
 _WRITABLE = WRITABLE
+_SPENT = SPENT
 
 #: Bytes taken from a socket in one receive; asyncio's selector transports use the same.
 RECEIVE_SIZE = 256 * 1024
@@ -59,19 +64,29 @@ class Stream(Step):
     :ivar pending: bytes written that the kernel has not taken yet.
     :ivar awaited: the owner waits for the output to drain and wants to hear of it (``StreamOwner.progress``)
         even where the engine would not have to wait.
+    :ivar lending: it hands out leases, and only when asked: what nobody asks for stays where it is.
+    :ivar lent: received buffers that its readers hold.
+    :ivar fallbacks: times a received buffer was copied because too many were lent already.
+    :ivar received: what was received, and how much of it was copied on the way. :ivar sent: the same for sending.
     """
 
-    def __init__(self, fd: int, owner: StreamOwner, ready: list[Step]) -> None:
+    def __init__(self, fd: int, owner: StreamOwner, engine: Engine) -> None:
         self.fd = fd
         self.owner = owner
-        self.ready = ready
+        self.ready = engine.ready
+        self.received = engine.received
+        self.sent = engine.sent
+        self.lending = False
+        self.lent = 0
+        self.fallbacks = 0
+        self.spent: list[Lease] | None = None
         self.reading = False
         self.queued = False
         self.busy = False
         self.closed = False
         self.events = 0
         # Only while something is pending: most connections are idle, and an empty list is 64 bytes.
-        self.out: list[bytes] | None = None
+        self.out: list[bytes | Lease] | None = None
         self.out_head = 0
         self.out_offset = 0
         self.pending = 0
@@ -93,8 +108,10 @@ class Stream(Step):
                 self.events &= ~_READABLE
                 if self.reading:
                     self.owner.readable()
-                    if self.reading and self.has_more():
+                    if self.reading and not self.lending and self.has_more():
                         self.events |= _READABLE
+            if self.events & _SPENT:
+                self.release_spent()
         finally:
             self.busy = False
             if self.events and not self.closed:
@@ -115,7 +132,7 @@ class Stream(Step):
         """Call ``StreamOwner.progress`` in a step of its own."""
         self.queue(_WRITABLE)
 
-    def output(self) -> list[bytes]:
+    def output(self) -> list[bytes | Lease]:
         """What is pending, made if there is nothing yet."""
         if self.out is None:
             self.out = []
@@ -124,16 +141,24 @@ class Stream(Step):
     def take_out(self, count: int) -> None:
         """Drop ``count`` bytes that the kernel took from the front of the output."""
         self.pending -= count
+        self.sent.add(count, 0)
         out = self.output()
         count += self.out_offset
         head = self.out_head
         total = len(out)
         while head < total:
-            chunk = out[head]
-            if count < len(chunk):
+            piece = out[head]
+            if type(piece) is bytes:
+                chunk = piece
+                size = len(chunk)
+            else:
+                size = len(piece)
+            if count < size:
                 break
-            count -= len(chunk)
+            count -= size
             head += 1
+            if type(piece) is not bytes:
+                self.retire(piece)
         self.out_offset = count
         if head == total:
             self.out = None
@@ -144,10 +169,31 @@ class Stream(Step):
         self.out_head = head
 
     def clear_out(self) -> None:
+        out = self.out
         self.out = None
+        if out:
+            for piece in out[self.out_head :]:
+                if type(piece) is not bytes:
+                    self.retire(piece)
         self.out_head = 0
         self.out_offset = 0
         self.pending = 0
+
+    def retire(self, piece: Any) -> None:
+        """The kernel has done with a lease of the output: it is released in a step."""
+        if self.spent is None:
+            self.spent = []
+        self.spent.append(piece)
+        self.queue(_SPENT)
+
+    def release_spent(self) -> None:
+        """Release the leases of the output that the kernel has done with. May run other people's code."""
+        self.events &= ~_SPENT
+        spent = self.spent
+        self.spent = None
+        if spent is not None:
+            for lease in spent:
+                lease.release()
 
     def on_writable(self) -> None:
         raise NotImplementedError
@@ -175,6 +221,19 @@ class Stream(Step):
         """
         raise NotImplementedError
 
+    def start_lending(self) -> None:
+        """From here on its reader takes leases (``receive_lease``), when it wants to."""
+        self.lending = True
+
+    def receive_lease(self) -> Lease | bytes | None:
+        """A lease on what has arrived, where the kernel put it; b"" at the end of file; None for nothing yet.
+
+        When too many buffers are lent already, the lease is on a copy (``fallbacks``, ``received.copied``).
+
+        :raises OSError: the connection is broken.
+        """
+        raise NotImplementedError
+
     def take_received(self) -> bytes | None:
         """What was taken out of the kernel before reading stopped, and no reader has had; None for nothing.
 
@@ -197,6 +256,17 @@ class Stream(Step):
 
     def write_many(self, chunks: list[bytes]) -> None:
         """Send several pieces with one scatter-gather operation."""
+        raise NotImplementedError
+
+    def write_lease(self, lease: Lease) -> None:
+        """Send the bytes of ``lease``, which is the stream's from here on: it releases it when the kernel has them.
+
+        :raises OSError: the connection is broken.
+        """
+        raise NotImplementedError
+
+    def write_pieces(self, pieces: list[bytes | Lease]) -> None:
+        """``write_many`` for ``bytes`` and leases; the leases are the stream's from here on."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -376,6 +446,8 @@ class Engine:
     :ivar ready: the loop's ready queue; completions are appended to it.
     :ivar waits: calls that could wait, i.e. turns that entered the kernel.
     :ivar completions: completions reaped.
+    :ivar received: bytes that its streams received, and how many were copied in user space on the way.
+    :ivar sent: the same for what they sent.
     """
 
     name = "abstract"
@@ -384,6 +456,8 @@ class Engine:
         self.ready = ready
         self.waits = 0
         self.completions = 0
+        self.received = Account("receive")
+        self.sent = Account("send")
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def open_stream(self, fd: int, owner: StreamOwner) -> Stream:

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from clearway.buffers.lease cimport Lease, Memory
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
 from clearway.engine.operations cimport FileOperation
 from clearway.engine.watch cimport WatchTable
@@ -11,11 +12,17 @@ cdef struct SendBlock:
     msghdr header
     iovec vectors[64]
 
+cdef class Slot(Memory):
+    cdef UringStream stream    # who lent it, while it is lent
+    cdef uint32_t bid
+    cpdef object idle(self)
+
 cdef class UringStream(Stream):
     # As in Stream: flags first, beside those it ends with.
     cdef unsigned char recv_armed    # a multishot receive is in flight
     cdef unsigned char poll_armed    # a one-shot poll for a direct reader is in flight
     cdef unsigned char rearm_queued
+    cdef unsigned char stopping      # the multishot receive is being cancelled: enough waits for a reader who does not come
     cdef unsigned char direct        # the reader receives into its own memory
     cdef unsigned char can_read      # direct: a receive is worth trying
     cdef unsigned char eof
@@ -37,6 +44,10 @@ cdef class UringStream(Stream):
     cdef int push(self, uint32_t bid, uint32_t length) except -1
     cdef object take(self)
     cdef object keep(self)
+    cdef object note_taken(self)
+    cdef Py_ssize_t waiting(self)
+    cdef bint is_full(self)
+    cdef bint offer(self) except -1
     cdef object drop_inbox(self)
     cdef object want(self)
     cdef object arm(self)
@@ -102,6 +113,12 @@ cdef class UringEngine(Engine):
     cdef list dirty
     cdef list sending
     cdef bint buffers_returned
+    cdef bint exhausted        # there was no buffer left for a receive
+    cdef list slots            # by buffer id: what is lent
+    cdef uint32_t lent         # buffers that readers hold
+    cdef set lenders           # streams that hand out leases
+    cdef object relieve(self)
+    cdef Slot slot(self, uint32_t bid)
     cdef WatchTable table
     cdef Poller nested
     cdef bint nested_armed

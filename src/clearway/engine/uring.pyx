@@ -14,6 +14,12 @@ where it fails, sends go out by system call and ``features()`` says so.
 A turn that brought at most one completion has nothing to batch its first write with, so that one goes out at once:
 the peer of a ping-pong need not wait for the end of the turn, and a broadcast is still batched.
 
+Lending. A stream of ``clearway.streams`` hands out the kernel's own buffers. A slot of the ring returns to it exactly
+once, when the last lease on it is released; until then it is out like any other. So that readers who keep their leases
+starve nobody: one stream's readers hold at most LENT_MAX slots and all together half of them, whoever takes more gets
+copies (counted in ``fallbacks``); a stream whose reader does not come stops receiving when AHEAD_MAX slots wait for it; and when
+the ring has run dry all the same, what waits for readers is copied out (``relieve``).
+
 Cancelling. Multishot receives and accepts take bytes and connections out of the kernel, so stopping one means:
 cancel it, wait for its terminal completion, keep what it brought. These operations are armed on a socket's wait
 queue, never in a worker thread, so the wait is one ``enter``; it is done on the spot (``cancel_now``), which is
@@ -30,11 +36,13 @@ import errno as _errno
 import os
 import socket
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from clearway.buffers.lease cimport Lease, Memory
+from clearway.engine.blocks import copied_lease
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
 from clearway.engine.operations cimport FileOperation
 from clearway.engine.watch cimport WatchTable
@@ -85,8 +93,39 @@ cdef enum:
     # buffered writes, fsyncs and look-ups; direct reads and most buffered ones need none.
     FILE_WORKERS = 8
 
+from clearway.engine import sizes as _sizes
+
+cdef int LENT_MAX = _sizes.LENT_MAX
+cdef int AHEAD_MAX = _sizes.AHEAD_MAX
+
+
+cdef inline char* piece_start(object piece):
+    """Where a piece of output lies. It stays there as long as the piece is in the output: leases in it are ours."""
+    if PyBytes_CheckExact(piece):
+        return PyBytes_AS_STRING(piece)
+    return (<Lease>piece).start
+
+
+cdef inline Py_ssize_t piece_size(object piece):
+    if PyBytes_CheckExact(piece):
+        return PyBytes_GET_SIZE(piece)
+    return (<Lease>piece).length
+
+
 cdef inline uint64_t tagged(object holder, int tag):
     return <uint64_t><size_t><void*>holder | tag
+
+
+cdef class Slot(Memory):
+    """A buffer of the ring while it is lent. It holds its stream, and so the engine and the memory."""
+
+    cpdef object idle(self):
+        cdef UringStream stream = self.stream
+        self.stream = None
+        self.account = None
+        stream.lent -= 1
+        stream.engine.lent -= 1
+        stream.engine.give_back(self.bid)
 
 
 cdef class UringStream(Stream):
@@ -98,7 +137,7 @@ cdef class UringStream(Stream):
         self.inbox_size = 1
 
     def __init__(self, int fd, StreamOwner owner, UringEngine engine):
-        Stream.__init__(self, fd, owner, engine.ready)
+        Stream.__init__(self, fd, owner, engine)
         self.engine = engine
 
     def __dealloc__(self):
@@ -165,6 +204,7 @@ cdef class UringStream(Stream):
                 self.engine.give_back(bid)
         self.inbox_count -= n
         self.inbox_head = 0 if self.inbox_count == 0 else self.inbox_head + n
+        self.received.add(total, total)
         return data
 
     cdef object keep(self):
@@ -173,6 +213,52 @@ cdef class UringStream(Stream):
             if self.kept is None:
                 self.kept = []
             self.kept.append(self.take())
+
+    cpdef object start_lending(self):
+        self.lending = True
+        self.engine.lenders.add(self)
+
+    cdef Py_ssize_t waiting(self):
+        """Buffers received and not taken yet."""
+        return self.inbox_count + (0 if self.kept is None else len(self.kept))
+
+    cdef bint is_full(self):
+        return self.waiting() >= AHEAD_MAX
+
+    cdef object note_taken(self):
+        """Receive again if that was stopped because too much waited, and half of it is gone."""
+        if not self.recv_armed and not self.rearm_queued and self.waiting() <= AHEAD_MAX // 2:
+            self.want()
+
+    cpdef object receive_lease(self):
+        cdef uint32_t bid, length
+        cdef Slot slot
+        if self.kept:
+            data = self.kept.pop(0)
+            self.note_taken()
+            return copied_lease(data, self.received)
+        if self.inbox_count:
+            bid = self.inbox[2 * self.inbox_head]
+            length = self.inbox[2 * self.inbox_head + 1]
+            if self.lent >= LENT_MAX or 2 * self.engine.lent >= self.engine.pool_entries:
+                data = PyBytes_FromStringAndSize(cw_pool_buffer(&self.engine.pool, bid), length)
+                lease = copied_lease(data, self.received)
+                self.engine.give_back(bid)
+                self.fallbacks += 1
+                self.received.add(length, length)
+            else:
+                slot = self.engine.slot(bid)
+                slot.stream = self
+                slot.account = self.received
+                self.lent += 1
+                self.engine.lent += 1
+                lease = slot.lend(0, length)
+                self.received.add(length, 0)
+            self.inbox_count -= 1
+            self.inbox_head = 0 if self.inbox_count == 0 else self.inbox_head + 1
+            self.note_taken()
+            return lease
+        return self.receive()
 
     cdef object drop_inbox(self):
         cdef uint32_t i
@@ -189,6 +275,11 @@ cdef class UringStream(Stream):
     cdef object arm(self):
         cdef cw_sqe* sqe
         if not self.reading or self.closed or self.eof or self.recv_errno:
+            return
+        if self.lending and self.is_full():
+            if self.recv_armed and not self.stopping:
+                self.stopping = True
+                cw_prep_cancel(self.engine.sqe(), tagged(self, TAG_RECV), TAG_IGNORE)
             return
         if self.direct:
             if not self.poll_armed and not self.can_read:
@@ -217,13 +308,15 @@ cdef class UringStream(Stream):
                 self.engine.give_back(bid)
         if not flags & CW_CQE_F_MORE:
             self.recv_armed = False
+            self.stopping = False
             self.flying -= 1
             if not self.flying:
                 self.engine.live.discard(self)
             if res == -_ENOBUFS:
                 # All buffers were out. They come back as their readers run; more are provided as well.
                 self.engine.starvations += 1
-                cw_pool_grow(&self.engine.pool, max(self.engine.pool.provided, self.engine.pool_step))
+                if not cw_pool_grow(&self.engine.pool, max(self.engine.pool.provided, self.engine.pool_step)):
+                    self.engine.exhausted = True
                 self.engine.buffers_returned = True
                 self.want()
             elif res == 0:
@@ -231,8 +324,12 @@ cdef class UringStream(Stream):
             elif res < 0:
                 if res != -_ECANCELED:
                     self.recv_errno = -res
+                elif self.lending:
+                    self.want()  # its reader may have come meanwhile
             else:
                 self.want()
+        elif self.lending and not self.stopping and self.is_full():
+            self.want()
         if self.reading and (res >= 0 or self.recv_errno):
             self.queue(READABLE)
 
@@ -310,12 +407,15 @@ cdef class UringStream(Stream):
                 self.kept.pop(0)
             else:
                 self.kept[0] = data[count:]
+            self.received.add(0, count)
             return count
         if self.recv_errno or self.eof:
             return len(self.receive())
         if not self.can_read:
             return -1
         count = receive_into(self.fd, buffer)
+        if count > 0:
+            self.received.add(count, 0)
         if count != 0:
             # The next poll says at once if there is more: the reader is asked for a buffer only then.
             self.can_read = False
@@ -329,20 +429,35 @@ cdef class UringStream(Stream):
             self.dirty_queued = True
             self.engine.dirty.append(self)
 
-    cdef object write(self, bytes data):
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        self.output().append(data)
-        self.pending += size
+    cdef bint offer(self) except -1:
+        """Something has been added to the output: send it now, or with the others at the end of the turn."""
         if self.send_state == SEND_IDLE:
             if not self.dirty_queued:
                 if self.engine.lone or self.engine.broken_sends:
                     self.engine.lone = False
                     self.flush()
-                    return
+                    return True
                 self.dirty_queued = True
                 self.engine.dirty.append(self)
             if self.pending > AT_ONCE:
                 self.flush()
+        return True
+
+    cdef object write(self, bytes data):
+        self.output().append(data)
+        self.pending += PyBytes_GET_SIZE(data)
+        self.offer()
+
+    cpdef object write_lease(self, Lease lease):
+        self.output().append(lease)
+        self.pending += lease.length
+        self.offer()
+
+    cpdef object write_pieces(self, list pieces):
+        for piece in pieces:
+            self.output().append(piece)
+            self.pending += piece_size(piece)
+        self.offer()
 
     cdef object write_many(self, list chunks):
         for chunk in chunks:
@@ -382,9 +497,9 @@ cdef class UringStream(Stream):
                 raise MemoryError()
             memset(self.block, 0, sizeof(SendBlock))
         while index < len(self.out) and n < IOV_MAX and total < SEND_MAX:
-            chunk = self.out[index]
-            length = min(PyBytes_GET_SIZE(chunk) - offset, SEND_MAX - total)
-            self.block.vectors[n].iov_base = PyBytes_AS_STRING(chunk) + offset
+            piece = self.out[index]
+            length = min(piece_size(piece) - offset, SEND_MAX - total)
+            self.block.vectors[n].iov_base = piece_start(piece) + offset
             self.block.vectors[n].iov_len = length
             total += length
             offset = 0
@@ -403,9 +518,9 @@ cdef class UringStream(Stream):
             return
         if len(self.out) - self.out_head == 1:
             sqe = self.engine.sqe()
-            chunk = self.out[self.out_head]
-            size = min(PyBytes_GET_SIZE(chunk) - self.out_offset, <Py_ssize_t>SEND_MAX)
-            cw_prep_send_now(sqe, self.fd, PyBytes_AS_STRING(chunk) + self.out_offset, size,
+            piece = self.out[self.out_head]
+            size = min(piece_size(piece) - self.out_offset, <Py_ssize_t>SEND_MAX)
+            cw_prep_send_now(sqe, self.fd, piece_start(piece) + self.out_offset, size,
                              tagged(self, TAG_SEND))
         else:
             size = self.fill_block()
@@ -500,10 +615,12 @@ cdef class UringStream(Stream):
         if self.writable is not None and not self.writable.done:
             self.ready.append(self.writable.step)
             self.writable.cancel()
-        self.events = 0
+        self.engine.lenders.discard(self)
         self.drop_inbox()
         self.kept = None
         self.clear_out()
+        self.events = 0
+        self.release_spent()
 
     cdef bint send_flying(self):
         return self.flying - self.recv_armed - self.poll_armed > 0
@@ -514,7 +631,7 @@ cdef class UringStream(Stream):
             self.want()
         if self.send_flying():
             self.want()  # SEND_LATER without an operation: submitted anew
-        self.recv_armed = self.poll_armed = False
+        self.recv_armed = self.poll_armed = self.stopping = False
         self.flying = 0
         self.keep()
 
@@ -736,6 +853,8 @@ cdef class UringEngine(Engine):
         self.dirty = []
         self.sending = []
         self.lost = []
+        self.slots = []
+        self.lenders = set()
         self.build()
         try:
             Engine.__init__(self, ready)
@@ -874,6 +993,9 @@ cdef class UringEngine(Engine):
     cdef object prepare(self):
         cdef UringStream stream
         cdef list batch
+        if self.exhausted:
+            self.exhausted = False
+            self.relieve()
         if self.rearm:
             batch = self.rearm
             self.rearm = []
@@ -1119,6 +1241,31 @@ cdef class UringEngine(Engine):
         cw_pool_give_back(&self.pool, bid)
         self.buffers_returned = True
 
+    cdef Slot slot(self, uint32_t bid):
+        """The buffer ``bid`` as memory that can be lent."""
+        cdef Slot slot
+        while <uint32_t>len(self.slots) <= bid:
+            self.slots.append(None)
+        slot = self.slots[bid]
+        if slot is None:
+            slot = Slot.__new__(Slot)
+            slot.start = cw_pool_buffer(&self.pool, bid)
+            slot.size = self.pool.size
+            slot.scarce = True
+            slot.bid = bid
+            self.slots[bid] = slot
+        return slot
+
+    cdef object relieve(self):
+        """The kernel ran out of buffers: copy out what waits in them for readers who may take their time."""
+        cdef UringStream stream
+        if 4 * self.pool.out < 3 * self.pool.entries:
+            return  # they have come back already
+        for stream in self.lenders:
+            if stream.inbox_count:
+                stream.fallbacks += stream.inbox_count
+                stream.keep()
+
     # -- the engine interface ----------------------------------------------------------------------------------
 
     cpdef Stream open_stream(self, int fd, StreamOwner owner):
@@ -1162,6 +1309,7 @@ cdef class UringEngine(Engine):
             return
         cw_ring_close(&self.ring)
         self.live.clear()
+        self.lenders.clear()
         self.rearm.clear()
         self.dirty.clear()
         if self.nested is not None:
@@ -1170,7 +1318,9 @@ cdef class UringEngine(Engine):
 
     cpdef object abandon(self):
         cw_ring_abandon(&self.ring)
+        cw_pool_abandon(&self.pool)
         self.live.clear()
+        self.lenders.clear()
         self.rearm.clear()
         self.dirty.clear()
         if self.nested is not None:

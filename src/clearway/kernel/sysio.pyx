@@ -166,42 +166,55 @@ cpdef Py_ssize_t send_some(int fd, object data, Py_ssize_t offset) except -2:
 
 
 cpdef Py_ssize_t send_list(int fd, list chunks, Py_ssize_t index, Py_ssize_t offset) except -2:
-    """Send chunks[index:] (bytes objects), the first from ``offset``, as one scatter-gather call.
+    """Send chunks[index:] (contiguous buffers), the first from ``offset``, as one scatter-gather call.
 
     Returns the count that was taken, -1 where the call would block.
     """
     cdef iovec vectors[IOV_CAPACITY]
     cdef msghdr header
+    cdef Py_buffer views[IOV_CAPACITY]
     cdef Py_ssize_t count = 0
+    cdef Py_ssize_t viewed = 0
     cdef Py_ssize_t total = len(chunks)
     cdef ssize_t n
-    while index < total and count < IOV_CAPACITY:
-        chunk = chunks[index]
-        vectors[count].iov_base = PyBytes_AS_STRING(chunk) + offset
-        vectors[count].iov_len = PyBytes_GET_SIZE(chunk) - offset
-        offset = 0
-        index += 1
-        count += 1
-    if count == 1:
+    try:
+        while index < total and count < IOV_CAPACITY:
+            chunk = chunks[index]
+            if PyBytes_CheckExact(chunk):
+                vectors[count].iov_base = PyBytes_AS_STRING(chunk) + offset
+                vectors[count].iov_len = PyBytes_GET_SIZE(chunk) - offset
+            else:
+                PyObject_GetBuffer(chunk, &views[viewed], PyBUF_SIMPLE)
+                vectors[count].iov_base = <char*>views[viewed].buf + offset
+                vectors[count].iov_len = views[viewed].len - offset
+                viewed += 1
+            offset = 0
+            index += 1
+            count += 1
+        if count == 1:
+            while True:
+                n = c_send(fd, vectors[0].iov_base, vectors[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                if n >= 0:
+                    return n
+                if errno == EAGAIN:
+                    return -1
+                if errno != EINTR:
+                    _fail()
+        cw_clear_header(&header)
+        header.msg_iov = vectors
+        header.msg_iovlen = count
         while True:
-            n = c_send(fd, vectors[0].iov_base, vectors[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+            n = c_sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL)
             if n >= 0:
                 return n
             if errno == EAGAIN:
                 return -1
             if errno != EINTR:
                 _fail()
-    cw_clear_header(&header)
-    header.msg_iov = vectors
-    header.msg_iovlen = count
-    while True:
-        n = c_sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL)
-        if n >= 0:
-            return n
-        if errno == EAGAIN:
-            return -1
-        if errno != EINTR:
-            _fail()
+    finally:
+        while viewed:
+            viewed -= 1
+            PyBuffer_Release(&views[viewed])
 
 
 cdef extern from "string.h" nogil:

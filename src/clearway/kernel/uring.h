@@ -407,9 +407,16 @@ static int cw_pool_open(struct cw_pool *p, uint32_t entries, uint32_t size) {
     return 0;
 }
 
+/* In the child of a fork: the ring is not there (MADV_DONTFORK); the memory is, and leases may look at it. */
+static void cw_pool_abandon(struct cw_pool *p) {
+    p->ring = 0;
+    p->registered = 0;
+}
+
 static void cw_pool_close(struct cw_pool *p) {
-    if (p->ring) {
+    if (p->ring)
         munmap(p->ring, p->entries * sizeof(struct cw_buf));
+    if (p->memory) {
         munmap(p->memory, (size_t)p->entries * p->size);
         free(p->held);
     }

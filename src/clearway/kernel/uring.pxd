@@ -83,6 +83,7 @@ cdef extern from "uring.h" nogil:
 
     int cw_pool_open(cw_pool*, uint32_t entries, uint32_t size)
     void cw_pool_close(cw_pool*)
+    void cw_pool_abandon(cw_pool*)
     int cw_pool_register(cw_pool*, cw_ring*)
     char* cw_pool_buffer(cw_pool*, uint32_t bid)
     void cw_pool_take(cw_pool*, uint32_t bid)

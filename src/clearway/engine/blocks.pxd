@@ -1,0 +1,4 @@
+from clearway.buffers.lease cimport Memory
+
+cdef class ReceiveBlock(Memory):
+    cpdef object idle(self)
