@@ -48,6 +48,8 @@ COMPILED_MODULES: dict[str, str] = {
     "clearway.channels.channel": "clearway/channels/channel.py",
     "clearway.channels.selecting": "clearway/channels/selecting.py",
     "clearway.channels.broadcast": "clearway/channels/broadcast.py",
+    "clearway.streams._body": "clearway/streams/_body.py",
+    "clearway.streams.stream": "clearway/streams/stream.py",
     "clearway.testing._events": "clearway/testing/_events.pyx",
 }
 
