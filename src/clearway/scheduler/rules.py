@@ -10,7 +10,9 @@ and the plain calls above the nearest coroutine frame count, that frame included
 an ``await``, where others may run anyway. Without that no request handler of a web framework could ever be
 suspended.
 
-The third-party rows come from reading what their authors promise, not from an audit of every line; ``deny`` and
+A third-party row is there where the module's own code changes state that several tasks share, and nothing but
+run-to-completion between awaits protects it: connections with several streams, pools, parsers, buffers, state machines.
+Code of a library that only one task at a time can be in has none (httpx, starlette, psycopg, aiosqlite). ``deny`` and
 ``allow`` change the table.
 """
 
@@ -114,8 +116,23 @@ DENIED_MODULES: dict[str, str] = {
     "aiohttp.client_proto": "a parser in the middle of a chunk",
     "aiohttp.web_protocol": "a parser in the middle of a message",
     "aiohttp.streams": "reader and waiter change together",
+    "aiohttp.cookiejar": "one jar is shared by all requests of a session",
+    "aiohttp._websocket": "a frame half written, or half read",
     "uvicorn.protocols": "a parser in the middle of a message",
     "h11": "a parser in the middle of a message",
+    "h2": "the streams of a connection share its state",
+    "hpack": "header tables are only right if both sides change them in the same order",
+    "hyperframe": "a parser in the middle of a frame",
+    "hypercorn": "the streams of a connection share its state",
+    "priority": "a tree that is rebuilt in place",
+    "wsproto": "a parser in the middle of a frame",
+    "tornado.iostream": "what the socket took is dropped from the buffer after it was sent",
+    "tornado.http1connection": "a parser in the middle of a message",
+    "tornado.websocket": "a frame half written, or half read",
+    "tornado.queues": "getters and items change together",
+    "tornado.locks": "waiters and the count change together",
+    "tornado.concurrent": "results and callbacks change together",
+    "distributed": "its state machines rely on run-to-completion between awaits",
     "websockets": "a parser in the middle of a frame",
     "redis": "the connection pool relies on run-to-completion between awaits",
     "asyncpg": "the protocol state changes together with the socket",
@@ -168,8 +185,9 @@ _COROUTINE_FLAGS = (
 _FINALISER_NAMES = frozenset({"__del__"})
 _VERDICTS_MAX = 4096
 
-# id of a code object -> (denied reason or None, is a known wait, belongs to the wait family, the code object).
-# By identity: code objects of equal functions in different files are equal.
+# id of a code object -> (denied reason or None, is a known wait, belongs to the wait family, reference to the code).
+# By identity: code objects of equal functions in different files are equal. By weak reference: a verdict must not
+# keep the code of a module that was imported and dropped, with all its constants.
 _verdicts: dict[int, tuple[str | None, bool, bool, Any]] = {}
 
 
@@ -232,10 +250,12 @@ def _judge_code(code: Any, frame: Any) -> tuple[str | None, bool, bool, Any]:
     for prefix in WAIT_FAMILY:
         if module == prefix or module.startswith(prefix + "."):
             family = True
-    verdict = (reason, (module, name) in KNOWN_WAITS, family, code)
+    number = id(code)
+    reference = weakref.ref(code, lambda _: _verdicts.pop(number, None))
+    verdict = (reason, (module, name) in KNOWN_WAITS, family, reference)
     if len(_verdicts) >= _VERDICTS_MAX:
         _verdicts.clear()
-    _verdicts[id(code)] = verdict
+    _verdicts[number] = verdict
     return verdict
 
 
