@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
-from clearway.kernel.sysio import run_in_context
+from clearway.kernel.sysio import ContextEntered, run_in_context
 
 
 class Step:
@@ -65,6 +65,10 @@ class Handle(Step):
             run_in_context(self._context, self._callback, self._args)
         except (SystemExit, KeyboardInterrupt):
             raise
+        except ContextEntered as exc:
+            # A suspended step may be what is in it: then this one has to wait, as it would without suspensions.
+            if exc.callback is not self._callback or not self._loop._hold(self):
+                self._report(exc)
         except BaseException as exc:
             self._report(exc)
 

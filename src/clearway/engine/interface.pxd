@@ -25,22 +25,25 @@ cdef class Stream(Step):
     cdef readonly bint reading
     cdef public bint awaited
     cdef unsigned char queued
-    cdef unsigned char busy
     cdef unsigned char closed
     cdef readonly unsigned char lending
+    cdef readonly unsigned short busy
+    cdef readonly unsigned short lent
     cdef public unsigned int fallbacks
     cdef StreamOwner owner
     cdef list ready
+    cdef public Step last
     cdef list out
     cdef Py_ssize_t out_head
     cdef Py_ssize_t out_offset
     cdef readonly Py_ssize_t pending
-    cdef readonly Py_ssize_t lent
     cdef public Account received
     cdef public Account sent
     cdef list spent
     cpdef object run(self)
     cpdef object context(self)
+    cdef object enter(self)
+    cdef object leave(self)
     cdef object queue(self, unsigned int events)
     cpdef object again(self)
     cpdef object announce_progress(self)
@@ -97,11 +100,14 @@ cdef class Feed(Step):
     cdef readonly bint reading
     cdef public bint can_read
     cdef bint queued
-    cdef bint busy
+    cdef readonly int busy
     cdef bint closed
     cdef unsigned int events
+    cdef public Step last
     cpdef object run(self)
     cpdef object context(self)
+    cdef object enter(self)
+    cdef object leave(self)
     cdef object queue(self, unsigned int events)
     cdef object rest(self)
     cpdef object start(self)

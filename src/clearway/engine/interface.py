@@ -68,6 +68,9 @@ class Stream(Step):
     :ivar lent: received buffers that its readers hold.
     :ivar fallbacks: times a received buffer was copied because too many were lent already.
     :ivar received: what was received, and how much of it was copied on the way. :ivar sent: the same for sending.
+    :ivar busy: how many calls of the owner's into user code have not returned. While one is suspended, nothing else
+        is told; more than one where the other began in somebody else's step (``pause_writing``).
+    :ivar last: a step to queue once it is no longer busy: the owner's last one.
     """
 
     def __init__(self, fd: int, owner: StreamOwner, engine: Engine) -> None:
@@ -82,7 +85,7 @@ class Stream(Step):
         self.spent: list[Lease] | None = None
         self.reading = False
         self.queued = False
-        self.busy = False
+        self.busy = 0
         self.closed = False
         self.events = 0
         # Only while something is pending: most connections are idle, and an empty list is 64 bytes.
@@ -91,15 +94,32 @@ class Stream(Step):
         self.out_offset = 0
         self.pending = 0
         self.awaited = False
+        self.last: Step | None = None
 
     def context(self) -> Any:
         return self.owner.context()
+
+    def enter(self) -> None:
+        """A call of the owner's into user code begins that does not come from ``run``: nothing else is told
+        meanwhile, though the call be suspended."""
+        self.busy += 1
+
+    def leave(self) -> None:
+        """It is over: go on with what came meanwhile."""
+        self.busy -= 1
+        if self.busy:
+            return
+        if self.last is not None:
+            self.ready.append(self.last)
+            self.last = None
+        if self.events and not self.closed:
+            self.queue(0)
 
     def run(self) -> None:
         self.queued = False
         if self.busy:
             return  # suspended inside the owner: what came meanwhile is looked at when it returns
-        self.busy = True
+        self.busy += 1
         try:
             if self.events & _WRITABLE:
                 self.events &= ~_WRITABLE
@@ -113,9 +133,7 @@ class Stream(Step):
             if self.events & _SPENT:
                 self.release_spent()
         finally:
-            self.busy = False
-            if self.events and not self.closed:
-                self.queue(0)
+            self.leave()
 
     def queue(self, events: int) -> None:
         """Note what happened and queue this step unless it is queued already."""
@@ -354,6 +372,7 @@ class Feed(Step):
     feed whose protocol is suspended mid-function costs nothing and never spins. It does not own the descriptor.
 
     :ivar can_read: reading is worth trying.
+    :ivar busy, last: as of a ``Stream``.
     """
 
     def __init__(self, fd: int, owner: FeedOwner, ready: list[Step]) -> None:
@@ -363,18 +382,40 @@ class Feed(Step):
         self.reading = False
         self.can_read = False
         self.queued = False
-        self.busy = False
+        self.busy = 0
         self.closed = False
         self.events = 0
+        self.last: Step | None = None
 
     def context(self) -> Any:
         return self.owner.context()
+
+    def enter(self) -> None:
+        """As ``Stream.enter``."""
+        self.busy += 1
+
+    def leave(self) -> None:
+        """As ``Stream.leave``."""
+        self.busy -= 1
+        if self.busy:
+            return
+        if self.last is not None:
+            self.ready.append(self.last)
+            self.last = None
+        if not self.closed:
+            if self.reading:
+                if self.can_read:
+                    self.events |= _READABLE
+                else:
+                    self.rest()
+            if self.events:
+                self.queue(0)
 
     def run(self) -> None:
         self.queued = False
         if self.busy or self.closed:
             return  # suspended inside the owner: what came meanwhile is looked at when it returns
-        self.busy = True
+        self.busy += 1
         try:
             if self.events & _WRITABLE:
                 self.events &= ~_WRITABLE
@@ -384,15 +425,7 @@ class Feed(Step):
                 if self.reading and self.can_read:
                     self.owner.readable()
         finally:
-            self.busy = False
-            if not self.closed:
-                if self.reading:
-                    if self.can_read:
-                        self.events |= _READABLE
-                    else:
-                        self.rest()
-                if self.events:
-                    self.queue(0)
+            self.leave()
 
     def queue(self, events: int) -> None:
         """Note what happened and queue this step unless it is queued already."""

@@ -152,6 +152,15 @@ class Poller:
         self._epoll.close()
 
 
+class ContextEntered(RuntimeError):
+    """The context is entered already; nothing was called. Only raised when compiled: nothing else suspends steps.
+
+    :ivar callback: what was not called.
+    """
+
+    callback: Any = None
+
+
 def run_in_context(context: Context, callback: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """``context.run(callback, *args)``."""
     return context.run(callback, *args)

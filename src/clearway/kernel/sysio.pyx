@@ -42,12 +42,13 @@ cdef extern from "sysio.h" nogil:
     int c_close "close"(int)
 
 cdef extern from "Python.h":
-    int PyContext_Enter(object) except -1
+    int PyContext_Enter(object)  # -1 with an exception set
     int PyContext_Exit(PyObject*)
     PyObject* PyObject_Vectorcall(PyObject*, PyObject* const*, size_t, PyObject*)
     PyObject* PyObject_VectorcallMethod(PyObject*, PyObject* const*, size_t, PyObject*)
     PyObject** cw_tuple_items "&PyTuple_GET_ITEM"(object, int)
     int PyErr_CheckSignals() except -1
+    void PyErr_Clear()
     void* PyEval_SaveThread()
     void PyEval_RestoreThread(void*)
     Py_ssize_t PyTuple_GET_SIZE(object)
@@ -322,11 +323,36 @@ cdef class Poller:
             self.epfd = -1
 
 
+class ContextEntered(RuntimeError):
+    """The context is entered already, by this step's callers or by a suspended step; nothing was called.
+
+    :ivar callback: what was not called.
+    """
+
+    callback = None
+
+
+cdef inline int _enter(object context, object callback) except -1:
+    if PyContext_Enter(context) < 0:
+        _refuse_entered(callback)
+    return 0
+
+
+cdef int _refuse_entered(object callback) except -1:
+    PyErr_Clear()
+    refused = ContextEntered("cannot enter context: it is entered already")
+    refused.callback = callback
+    raise refused
+
+
 cpdef object run_in_context(object context, object callback, tuple args):
-    """``context.run(callback, *args)`` without the attribute look-up and the argument tuple."""
+    """``context.run(callback, *args)`` without the attribute look-up and the argument tuple.
+
+    :raises ContextEntered: as ``context.run`` raises RuntimeError, which this is.
+    """
     cdef PyObject* result
     cdef PyObject* raw = <PyObject*>context
-    PyContext_Enter(context)
+    _enter(context, callback)
     result = PyObject_Vectorcall(<PyObject*>callback, cw_tuple_items(args, 0), PyTuple_GET_SIZE(args), NULL)
     return _leave(raw, result)
 
@@ -338,7 +364,7 @@ cpdef object run_method1(object context, object owner, str name, object arg):
     cdef PyObject* items[2]
     items[0] = <PyObject*>owner
     items[1] = <PyObject*>arg
-    PyContext_Enter(context)
+    _enter(context, owner)
     result = PyObject_VectorcallMethod(<PyObject*>name, items, 2, NULL)
     return _leave(raw, result)
 

@@ -44,6 +44,7 @@ cdef class LoopCore:
     cdef object _run_pass_debug(self)
     cdef bint _hold_back(self, Step step) except -1
     cdef object _release_held(self)
+    cpdef bint _hold(self, Step step) except -1
     @cython.locals(scheduler=Scheduler)
     cpdef object run_turns(self)
     @cython.locals(data=bytes)

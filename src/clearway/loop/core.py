@@ -296,6 +296,13 @@ class LoopCore:
         self._held.append(step)
         return True
 
+    def _hold(self, step: Step) -> bool:
+        """Keep ``step``, whose context is entered, for the next pass if a suspended step can be what entered it."""
+        if not self._scheduler.has_suspended:
+            return False
+        self._held.append(step)
+        return True
+
     def _release_held(self) -> None:
         """Put the steps that were held back at the front of the queue: they were there first."""
         held = self._held

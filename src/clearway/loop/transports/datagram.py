@@ -23,6 +23,7 @@ from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.dgram import Datagrams
 from clearway.kernel.sysio import run_in_context
 from clearway.loop.errors import describe_address
+from clearway.steps import Handle
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
 HIGH_WATER = 64 * 1024
@@ -201,7 +202,7 @@ class DatagramTransport(FeedOwner):
         self._feed.stop()
         if not self._queue:
             self._conn_lost += 1
-            self._loop.call_soon(self._finish, None)
+            self._loop.call_soon(self._end, None)
 
     def abort(self) -> None:
         self._force_close(None)
@@ -355,6 +356,7 @@ class DatagramTransport(FeedOwner):
 
     def _begin(self, waiter: Any) -> None:
         """The transport's first step: introduce it to its protocol, then let it read."""
+        self._feed.enter()
         try:
             self._protocol.connection_made(self)
         except (SystemExit, KeyboardInterrupt):
@@ -362,6 +364,7 @@ class DatagramTransport(FeedOwner):
         except BaseException as exc:
             self._report("protocol.connection_made() failed", exc)
         finally:
+            self._feed.leave()
             if not self._closing:
                 try:
                     self._feed.start()
@@ -380,10 +383,18 @@ class DatagramTransport(FeedOwner):
             self._closing = True
             self._feed.stop()
         self._conn_lost += 1
-        self._loop.call_soon(self._finish, exc)
+        self._loop.call_soon(self._end, exc)
+
+    def _end(self, exc: BaseException | None) -> None:
+        """The last step, but not while a call of the protocol is suspended: this one comes after it."""
+        if self._feed.busy:
+            self._feed.last = Handle(self._finish, (exc,), self._loop)
+        else:
+            self._finish(exc)
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
+        self._feed.enter()  # for good: nothing is told after this, nor while it is suspended
         try:
             self._protocol.connection_lost(exc)
         except (SystemExit, KeyboardInterrupt):
@@ -404,12 +415,15 @@ class DatagramTransport(FeedOwner):
     def _tell_error(self, exc: OSError) -> None:
         if self._protocol is None:
             return
+        self._feed.enter()
         try:
             self._protocol.error_received(exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self._report("protocol.error_received() failed", error)
+        finally:
+            self._feed.leave()
 
     def _fatal_error(self, exc: BaseException, message: str) -> None:
         self._report(message, exc)
@@ -432,12 +446,15 @@ class DatagramTransport(FeedOwner):
         if self._pending <= self._high_water or self._protocol_paused:
             return
         self._protocol_paused = True
+        self._feed.enter()
         try:
             self._protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._report("protocol.pause_writing() failed", exc)
+        finally:
+            self._feed.leave()
 
     def _resume_protocol(self) -> None:
         self._protocol_paused = False

@@ -17,6 +17,7 @@ from typing import Any
 
 from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.sysio import run_method1
+from clearway.steps import Handle
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
 HIGH_WATER = 64 * 1024
@@ -87,12 +88,15 @@ class PipeTransport(FeedOwner):
         return bool(self._closing)
 
     def _introduce(self) -> None:
+        self._feed.enter()
         try:
             self._protocol.connection_made(self)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._report("protocol.connection_made() failed", exc)
+        finally:
+            self._feed.leave()
 
     def _start_feed(self) -> None:
         try:
@@ -111,10 +115,18 @@ class PipeTransport(FeedOwner):
         self._feed.stop()
         if not self._ending:
             self._ending = True
-            self._loop.call_soon(self._finish, exc, context=context)
+            self._loop.call_soon(self._end, exc, context=context)
+
+    def _end(self, exc: BaseException | None) -> None:
+        """The last step, but not while a call of the protocol is suspended: this one comes after it."""
+        if self._feed.busy:
+            self._feed.last = Handle(self._finish, (exc,), self._loop)
+        else:
+            self._finish(exc)
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
+        self._feed.enter()  # for good: nothing is told after this, nor while it is suspended
         try:
             self._protocol.connection_lost(exc)
         except (SystemExit, KeyboardInterrupt):
@@ -212,7 +224,7 @@ class ReadPipeTransport(PipeTransport):
                 self._fatal_error(exc)
                 return
             if len(data) == 0:
-                self._end()
+                self._read_end()
                 return
             try:
                 run_method1(self._context, self._protocol, "data_received", data)
@@ -223,12 +235,19 @@ class ReadPipeTransport(PipeTransport):
             if not feed.reading:
                 return
 
-    def _end(self) -> None:
+    def _read_end(self) -> None:
         if self._loop.get_debug():
             logger.info("%r was closed by peer", self)
         # In steps of their own: whom the last data woke runs before.
-        self._loop.call_soon(self._protocol.eof_received, context=self._context.copy())
+        self._loop.call_soon(self._tell_end, context=self._context.copy())
         self._shut(None, self._context.copy())
+
+    def _tell_end(self) -> None:
+        self._feed.enter()
+        try:
+            self._protocol.eof_received()
+        finally:
+            self._feed.leave()
 
     def _fatal_error(self, exc: OSError) -> None:
         if exc.errno == errno.EIO:  # how a terminal says that its other end is gone
@@ -396,12 +415,15 @@ class WritePipeTransport(PipeTransport):
         if self._pending <= self._high_water or self._protocol_paused:
             return
         self._protocol_paused = True
+        self._feed.enter()
         try:
             self._protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._report("protocol.pause_writing() failed", exc)
+        finally:
+            self._feed.leave()
 
     def _resume_protocol(self) -> None:
         self._protocol_paused = False

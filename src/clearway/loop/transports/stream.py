@@ -20,7 +20,7 @@ from typing import Any
 from clearway.engine.interface import Stream, StreamOwner
 from clearway.kernel import addresses
 from clearway.kernel.sysio import close_fd, pack_addresses, run_method1
-from clearway.steps import FutureStep
+from clearway.steps import FutureStep, Handle
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
 HIGH_WATER = 64 * 1024
@@ -306,7 +306,7 @@ class StreamTransport(StreamOwner):
             self._stream.flush()
         except OSError as exc:
             self._conn_lost += 1
-            self._loop.call_soon(self._finish, exc, context=context)
+            self._loop.call_soon(self._end, exc, context=context)
             return
         if self._stream.pending:
             if not self._protocol_paused:
@@ -317,7 +317,7 @@ class StreamTransport(StreamOwner):
             self._stream.announce_progress()
         else:
             self._conn_lost += 1
-            self._loop.call_soon(self._finish, None, context=context)
+            self._loop.call_soon(self._end, None, context=context)
 
     def abort(self) -> None:
         self._force_close(None)
@@ -458,6 +458,7 @@ class StreamTransport(StreamOwner):
 
     def _begin(self, waiter: Any) -> None:
         """The transport's first step: introduce it to its protocol, then let it read."""
+        self._stream.enter()
         try:
             self._protocol.connection_made(self)
         except (SystemExit, KeyboardInterrupt):
@@ -466,6 +467,7 @@ class StreamTransport(StreamOwner):
             self._report("protocol.connection_made() failed", exc)
         finally:
             self._made = True
+            self._stream.leave()
             if not self._closing and not self._paused:
                 self._stream.start_reading()
             if waiter is not None and not waiter.done():
@@ -479,10 +481,18 @@ class StreamTransport(StreamOwner):
             self._closing = True
             self._stream.stop_reading()
         self._conn_lost += 1
-        self._loop.call_soon(self._finish, exc, context=context)
+        self._loop.call_soon(self._end, exc, context=context)
+
+    def _end(self, exc: BaseException | None) -> None:
+        """The last step, but not while a call of the protocol is suspended: this one comes after it."""
+        if self._stream.busy:
+            self._stream.last = Handle(self._finish, (exc,), self._loop)
+        else:
+            self._finish(exc)
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
+        self._stream.enter()  # for good: nothing is told after this, nor while it is suspended
         try:
             if self._made:
                 self._protocol.connection_lost(exc)
@@ -552,12 +562,15 @@ class StreamTransport(StreamOwner):
         self._protocol_paused = True
         self._output_context = copy_context()
         self._stream.awaited = True
+        self._stream.enter()
         try:
             self._protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._report("protocol.pause_writing() failed", exc)
+        finally:
+            self._stream.leave()
 
     def _resume_protocol(self) -> None:
         self._protocol_paused = False

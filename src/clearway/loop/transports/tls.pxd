@@ -36,6 +36,10 @@ cdef class TLSTransport:
     cdef bint _discarding
     cdef bint _peer_eof
     cdef bint _delivering
+    cdef int _calls
+    cdef bint _controlling
+    cdef bint _eof_due
+    cdef object _last
     cdef bint _app_paused
     cdef bint _lower_reading_paused
     cdef bint _lower_writing_paused

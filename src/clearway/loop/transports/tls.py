@@ -120,6 +120,11 @@ class TLSTransport:
         self._discarding = False
         self._peer_eof = False
         self._delivering = False
+        # Calls of the protocol that have not returned, and what must wait until they have: see _returned.
+        self._calls = 0
+        self._controlling = False
+        self._eof_due = False
+        self._last: Any = None
         self._app_paused = False
         self._lower_reading_paused = False
         self._lower_writing_paused = False
@@ -344,8 +349,11 @@ class TLSTransport:
         self._app_protocol = None
         self._wake_waiter(exc)
         if protocol is not None:
-            # This is the last step of the transport below, which reports what is raised here.
-            protocol.connection_lost(exc)
+            if self._calls:
+                self._last = (protocol, exc)  # suspended in there: this comes after it
+            else:
+                # This is the last step of the transport below, which reports what is raised here.
+                protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._lower_writing_paused = True
@@ -404,6 +412,8 @@ class TLSTransport:
         self._send()
         if not self._app_made:
             self._app_made = True
+            self._delivering = True
+            self._calls += 1
             try:
                 self._app_protocol.connection_made(self)
             except (SystemExit, KeyboardInterrupt):
@@ -411,6 +421,9 @@ class TLSTransport:
             except BaseException as exc:
                 self._fatal_error(exc, "Fatal error: protocol.connection_made() call failed.")
                 return
+            finally:
+                self._delivering = False
+                self._returned()
         self._wake_waiter(None)
         if self._state == _WRAPPED:
             self._flush()
@@ -445,6 +458,7 @@ class TLSTransport:
         if self._delivering:
             return  # who delivers (and may be suspended there) looks again afterwards
         self._delivering = True
+        self._calls += 1
         try:
             if not self._app_paused:
                 if self._buffered:
@@ -458,6 +472,7 @@ class TLSTransport:
             return
         finally:
             self._delivering = False
+            self._returned()
         if self._state != _WRAPPED:
             return
         if self._peer_eof and not self._app_paused:
@@ -465,6 +480,17 @@ class TLSTransport:
         else:
             self._flush()  # an answer to a key update, and writes that had to wait for a read
             self._control_lower_reading()
+
+    def _returned(self) -> None:
+        """A call of the protocol is over; while it was suspended others had to wait."""
+        self._calls -= 1
+        if self._eof_due and not self._delivering:
+            self._eof_due = False
+            self._call_eof_received()
+        if self._last is not None and not self._calls:
+            protocol, exc = self._last
+            self._last = None
+            self._loop.call_soon(protocol.connection_lost, exc)
 
     def _read_chunks(self) -> None:
         while True:
@@ -568,7 +594,11 @@ class TLSTransport:
     def _call_eof_received(self) -> None:
         if not self._app_made or self._app_ended:
             return
+        if self._delivering:
+            self._eof_due = True  # suspended in there: this comes after it
+            return
         self._app_ended = True
+        self._calls += 1
         try:
             if self._app_protocol.eof_received():
                 logger.warning("returning true from eof_received() has no effect when using ssl")
@@ -576,6 +606,8 @@ class TLSTransport:
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Error calling eof_received()")
+        finally:
+            self._returned()
 
     def _control_lower_reading(self) -> None:
         if self._lower is None:
@@ -662,26 +694,32 @@ class TLSTransport:
             self._lower.write(data)
 
     def _control_app_writing(self) -> None:
-        size = self._backlog_size + self._outgoing.pending
-        if not self._protocol_paused:
-            if size <= self._write_high:
-                return
-            self._protocol_paused = True
-            name = "pause_writing"
-        else:
-            if size > self._write_low:
-                return
-            self._protocol_paused = False
-            name = "resume_writing"
-        protocol = self._app_protocol
-        if protocol is None:
-            return
+        if self._controlling:
+            return  # who is in there (and may be suspended) looks again afterwards
+        self._controlling = True
+        self._calls += 1
         try:
-            getattr(protocol, name)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._report(f"protocol.{name}() failed", exc)
+            while self._app_protocol is not None:
+                size = self._backlog_size + self._outgoing.pending
+                if not self._protocol_paused:
+                    if size <= self._write_high:
+                        return
+                    self._protocol_paused = True
+                    name = "pause_writing"
+                else:
+                    if size > self._write_low:
+                        return
+                    self._protocol_paused = False
+                    name = "resume_writing"
+                try:
+                    getattr(self._app_protocol, name)()
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    self._report(f"protocol.{name}() failed", exc)
+        finally:
+            self._controlling = False
+            self._returned()
 
     # -- shutdown ----------------------------------------------------------------------------------
 
