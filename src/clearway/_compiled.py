@@ -27,6 +27,7 @@ COMPILED_MODULES: dict[str, str] = {
     "clearway.engine.epoll": "clearway/engine/epoll.py",
     "clearway.engine.uring": "clearway/engine/uring.pyx",
     "clearway.scheduler._native": "clearway/scheduler/_native.pyx",
+    "clearway.scheduler.critical": "clearway/scheduler/critical.py",
     "clearway.scheduler.locks": "clearway/scheduler/locks.py",
     "clearway.scheduler.policies": "clearway/scheduler/policies.py",
     "clearway.scheduler.preemption": "clearway/scheduler/preemption.py",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from clearway.scheduler import domains
-from clearway.scheduler.critical import _state
+from clearway.scheduler._native import set_section_depth
 from clearway.scheduler.preemption import VIRTUAL_SIGNAL, Scheduler
 
 
@@ -72,7 +72,7 @@ class Host(asyncio.SelectorEventLoop):
 
     def _turn(self) -> None:
         scheduler = self._scheduler
-        _state.depth = 1
+        set_section_depth(1)
         self.turns += 1
         if self._held and not scheduler.has_domains:
             self._ready.extendleft(reversed(self._held))
@@ -111,14 +111,14 @@ class Host(asyncio.SelectorEventLoop):
             self._step = handle
             # A loop in Python could itself be suspended between two of its lines; the real one, being
             # compiled, cannot. Absolute values, because other turns may run meanwhile.
-            _state.depth = 0
+            set_section_depth(0)
             handle._run()
-            _state.depth = 1
+            set_section_depth(1)
             if self._epoch != epoch:
                 break
         clock.word += 1
         scheduler.settle()
-        _state.depth = 0
+        set_section_depth(0)
 
     def run_forever(self) -> None:
         self._check_closed()
@@ -130,7 +130,7 @@ class Host(asyncio.SelectorEventLoop):
                 signal.set_wakeup_fd(self._csock.fileno())
             self._scheduler.enter(self)
         finally:
-            _state.depth = 0
+            set_section_depth(0)
             self._stopping = False
             self._thread_id = None
             events._set_running_loop(None)

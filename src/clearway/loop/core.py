@@ -241,10 +241,12 @@ class LoopCore:
         while self._head < end:
             step = steps[self._head]
             self._head += 1
-            if self._scheduler.has_domains and self._hold_back(step):
+            if self._scheduler.looks_at_steps and self._hold_back(step):
                 continue
             clock.c.word += 2
             step.run()
+            if clock.c.critical.depth:
+                self._scheduler.left_open(step)
             if self._epoch != epoch:
                 return
             # Kept in its place while it runs, for current_step(); let go of at once after that.
@@ -266,7 +268,7 @@ class LoopCore:
         while self._head < end:
             step = steps[self._head]
             self._head += 1
-            if self._scheduler.has_domains and self._hold_back(step):
+            if self._scheduler.looks_at_steps and self._hold_back(step):
                 continue
             clock.c.word += 2
             start = self.time()
@@ -276,6 +278,8 @@ class LoopCore:
                 step.run()
             finally:
                 self._current_handle = None
+            if clock.c.critical.depth:
+                self._scheduler.left_open(step)
             if self._epoch != epoch:
                 return  # it was suspended, and others ran meanwhile: it held up nobody
             took = self.time() - start
@@ -288,9 +292,13 @@ class LoopCore:
         self._head = 0
 
     def _hold_back(self, step: Step) -> bool:
-        """Rule U9: whether ``step`` must wait because another step of its domain is suspended."""
+        """Rule U9: whether ``step`` must wait because another step of its domain is suspended.
+
+        One that need not, and whose task is in a critical section, goes on in it.
+        """
         context = step.context()
         if context is None or not self._scheduler.holds(context.get(domain_var)):
+            self._scheduler.enter_open_section(step)
             return False
         self._steps[self._head - 1] = None
         self._held.append(step)

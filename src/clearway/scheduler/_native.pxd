@@ -2,8 +2,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
 cdef extern from "clock.h" nogil:
+    ctypedef struct cw_critical:
+        int depth
+        int64_t since_ns
+        int64_t maximum_ns
     ctypedef struct cw_clock:
         uint64_t word
+        cw_critical *critical
         uint32_t parked
         int64_t deadline_ns
         int64_t alarm_ns
@@ -25,6 +30,11 @@ cdef extern from "clock.h" nogil:
     int CW_PLAN_WATCH
     int CW_PLAN_WAITS
     int64_t cw_now()
+    int64_t cw_now_coarse()
+
+
+cpdef void enter_section(int64_t maximum_ns) noexcept
+cpdef int64_t leave_section() noexcept
 
 
 cdef class StepClock:

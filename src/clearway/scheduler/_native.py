@@ -17,6 +17,53 @@ AT_BOUNDARY, AT_WAIT, AT_C_CALL, AT_FOREIGN, AT_DEEP, AT_FINALISER, AT_UNKNOWN =
 
 now_ns = time.monotonic_ns
 
+
+class _Critical(threading.local):
+    depth = 0
+    since_ns = 0
+    maximum_ns = 0
+
+
+#: The critical sections of the calling thread; ``_native.pyx`` describes what follows.
+_critical = _Critical()
+
+
+def enter_section(maximum_ns: int) -> None:
+    _critical.depth += 1
+    if _critical.depth == 1:
+        _critical.maximum_ns = maximum_ns
+        _critical.since_ns = now_ns()
+
+
+def leave_section() -> int:
+    if _critical.depth == 0:
+        return 0
+    _critical.depth -= 1
+    if _critical.depth:
+        return 0
+    took = now_ns() - _critical.since_ns
+    return took if took > _critical.maximum_ns else 0
+
+
+def section_depth() -> int:
+    return _critical.depth
+
+
+def set_section_depth(value: int) -> None:
+    _critical.depth = value
+
+
+def set_sections_aside() -> tuple[int, int, int]:
+    aside = (_critical.depth, now_ns() - _critical.since_ns, _critical.maximum_ns)
+    _critical.depth = 0
+    return aside
+
+
+def take_sections_up(aside: tuple[int, int, int]) -> None:
+    _critical.depth, used, _critical.maximum_ns = aside
+    _critical.since_ns = now_ns() - used
+
+
 _stall_receiver: Callable[[], None] | None = None
 _clocks: list[StepClock] = []
 _wanted = threading.Event()
@@ -29,6 +76,7 @@ class StepClock:
     def __init__(self) -> None:
         self.c = self  # compiled, the counter lies in a C structure of this name
         self.word = 0
+        self.critical = _critical
         self.deadline_ns = 0
         self.alarm_ns = 0
         self.kick_word = 0
@@ -45,6 +93,12 @@ class StepClock:
     ) -> None:
         self._mode = mode
         self._report_ns = report_ns
+
+    def adopt_thread(self) -> None:
+        pass
+
+    def leave_thread(self) -> None:
+        pass
 
     def register(self) -> None:
         if not self.registered:

@@ -20,6 +20,8 @@ cdef extern from "native.h" nogil:
     int cw_install_handler(int)
     void cw_remove_handler()
     int cw_handler_is_ours()
+    cw_critical cw_critical_state
+    cw_critical cw_critical_none
     void cw_trip(cw_clock *)
     void cw_raise_kick(cw_clock *)
     void (*cw_report)() noexcept nogil
@@ -75,6 +77,13 @@ cdef class StepClock:
     cdef void answered(self) noexcept:
         global cw_tripped
         cw_tripped = 0
+
+    def adopt_thread(self):
+        """The calling thread runs the loop from now on: its critical sections are the loop's."""
+        self.c.critical = &cw_critical_state
+
+    def leave_thread(self):
+        self.c.critical = &cw_critical_none
 
     def configure(self, *, int mode, int64_t quantum_ns, int64_t report_ns=0, int engine_fd=-1):
         """Set what the monitor does: mode, slice and report threshold in ns (0 = no reports)."""
@@ -182,6 +191,66 @@ cdef class StepClock:
     @alarm_ns.setter
     def alarm_ns(self, int64_t value):
         self.c.alarm_ns = value
+
+
+# -- critical sections of the calling thread ---------------------------------------------------------
+
+# From this maximum on a section is timed by the kernel's coarse clock, which is up to 10 ms behind.
+cdef int64_t COARSE_FROM_NS = 50_000_000
+
+
+cdef inline int64_t _now_for(int64_t maximum_ns) noexcept:
+    return cw_now_coarse() if maximum_ns >= COARSE_FROM_NS else cw_now()
+
+
+cpdef void enter_section(int64_t maximum_ns) noexcept:
+    """Enter a critical section, which is too long after ``maximum_ns`` if it is the outermost one."""
+    cdef cw_critical *here = &cw_critical_state
+    here.depth += 1
+    if here.depth == 1:
+        here.maximum_ns = maximum_ns
+        here.since_ns = _now_for(maximum_ns)
+
+
+cpdef int64_t leave_section() noexcept:
+    """Leave one. The time it took, ns, if it was the outermost one and too long; else 0.
+
+    One that was entered in a step that has ended since is no longer counted.
+    """
+    cdef cw_critical *here = &cw_critical_state
+    cdef int64_t took
+    if here.depth == 0:
+        return 0
+    here.depth -= 1
+    if here.depth:
+        return 0
+    took = _now_for(here.maximum_ns) - here.since_ns
+    return took if took > here.maximum_ns else 0
+
+
+def section_depth():
+    """How many critical sections the calling thread's step is in."""
+    return cw_critical_state.depth
+
+
+def set_section_depth(int value):
+    """For a host that is written in Python, whose own lines must not be suspended."""
+    cw_critical_state.depth = value
+
+
+def set_sections_aside():
+    """Leave all sections of the calling thread; returns what ``take_sections_up`` needs."""
+    cdef cw_critical *here = &cw_critical_state
+    aside = (here.depth, _now_for(here.maximum_ns) - here.since_ns, here.maximum_ns)
+    here.depth = 0
+    return aside
+
+
+def take_sections_up(tuple aside):
+    """Be in them again. The time between does not count."""
+    cdef cw_critical *here = &cw_critical_state
+    here.depth, used, here.maximum_ns = aside
+    here.since_ns = _now_for(here.maximum_ns) - <int64_t>used
 
 
 def now_ns():

@@ -68,11 +68,17 @@ def priority_of(task: Any) -> int:
     return priority_var.get()
 
 
+def task_of_step(step: Any) -> Future[Any] | None:
+    """The task whose next step that is; None for a plain callback."""
+    task = getattr(getattr(step, "_callback", None), "__self__", None)
+    return task if isinstance(task, Future) else None
+
+
 def priority_of_step(step: Any) -> int:
     """Priority of a step that is not running: its task's if that was set, else its context's."""
     if _are_set:
-        task = getattr(getattr(step, "_callback", None), "__self__", None)
-        if isinstance(task, Future) and task in _priorities:
+        task = task_of_step(step)
+        if task is not None and task in _priorities:
             return _priorities[task]
     context = getattr(step, "_context", None)
     return 0 if context is None else context.get(priority_var, 0)

@@ -42,12 +42,16 @@
 #define CW_IDLE_TICKS 8              /* two quanta without a step: park */
 #define CW_PARK_NS 50000000L         /* without membarrier(2) a wake-up can be missed: look every 50 ms */
 
+static __thread cw_critical cw_critical_state;
+static cw_critical cw_critical_none;        /* of a clock that no thread runs by: always zero */
+
 static cw_clock *cw_clock_new(void) {
     cw_clock *c = NULL;
     if (posix_memalign((void **)&c, 64, sizeof(cw_clock)))
         return NULL;
     memset(c, 0, sizeof *c);
     c->engine_fd = -1;
+    c->critical = &cw_critical_none;
     c->quantum_ns = 5000000;
     return c;
 }

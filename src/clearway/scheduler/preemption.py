@@ -42,7 +42,7 @@ from typing import Any
 
 import greenlet
 
-from clearway.scheduler import _native, critical, domains, rules, timeouts
+from clearway.scheduler import _native, domains, rules, timeouts
 from clearway.scheduler.availability import is_compiled, refusal
 from clearway.scheduler.runners import VIRTUAL_SIGNAL
 from clearway.scheduler.slices import PROBE_NS, Slices
@@ -137,7 +137,7 @@ class Scheduler(Slices):
                 return rules.U1
         elif len(self._suspended) >= SUSPENDED_MAX or host.is_closed():
             return rules.U1
-        if critical.depth() or not domains.preemptible_var.get():
+        if _native.section_depth() or not domains.preemptible_var.get():
             self.last_detail = ""
             return rules.U2
         if not self._closing and not self._anybody_waits():
@@ -149,7 +149,7 @@ class Scheduler(Slices):
     def _objection(self, frame: Any) -> int:
         """The rules about the point itself: U2 to U8."""
         self.last_detail = ""
-        if critical.depth():
+        if _native.section_depth():
             return rules.U2
         me = greenlet.getcurrent()
         if me is not self._running:

@@ -182,8 +182,15 @@ def _calls_of_step(frame: FrameType | None) -> list[traceback.FrameSummary]:
     return calls
 
 
+def _is_ours(frame: Any) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("clearway.scheduler.")
+
+
 def _critical_too_long(took: float, maximum: float) -> None:
-    caller = sys._getframe(2)
+    # Who entered it: not the section itself, which has no frame when it is compiled, nor its decorator.
+    caller: Any = sys._getframe(1)
+    while caller.f_back is not None and _is_ours(caller):
+        caller = caller.f_back
     where = f"{caller.f_code.co_filename}:{caller.f_lineno} in {caller.f_code.co_name}"
     logger.warning(
         "a critical section held up the event loop for %.3f s (maximum %.3f s) at %s",

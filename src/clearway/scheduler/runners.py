@@ -97,6 +97,7 @@ class Runners:
             self._disarm()
 
     def _arm(self, host: Any) -> None:
+        self.clock.adopt_thread()
         if self.mode in ("io", "on"):
             self._install_kick()
         self._watch()
@@ -168,6 +169,7 @@ class Runners:
 
     def _disarm(self) -> None:
         self.clock.unregister()
+        self.clock.leave_thread()
         reporter.unwatch(self)
         if self.clock.c.word & 1:
             self.clock.c.word += 1  # an exception left the pass in the middle of a step

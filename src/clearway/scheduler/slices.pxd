@@ -9,7 +9,9 @@ cdef class Slices(Runners):
     # Read by the loop on every turn.
     cdef public bint orders_ready
     cdef public bint has_domains
+    cdef public bint looks_at_steps
     cdef dict _held_domains
+    cdef object _open_sections
     cdef int _where
     cdef int64_t _debt_ns
     cdef int64_t _slice_began_ns

@@ -12,6 +12,7 @@ import sys
 from asyncio import tasks
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import greenlet
 
@@ -40,6 +41,10 @@ class Slices(Runners):
         self.policy = find_policy(policy)
         self.orders_ready = bool(getattr(self.policy, "orders_ready", False))
         self.has_domains = False
+        # Whether the host must ask about each step before it runs it: a domain is held, or a section open.
+        self.looks_at_steps = False
+        # Of tasks that await something inside a critical section.
+        self._open_sections: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self._held_domains: dict[Any, int] = {}
         self._where = 0
         self._busy = False
@@ -108,6 +113,7 @@ class Slices(Runners):
                 entry.domain = domain
                 self._held_domains[domain] = self._held_domains.get(domain, 0) + 1
                 self.has_domains = True
+                self.looks_at_steps = True
         self.suspensions += 1
         self._fresh_since_ns = now
         if self.on_switch is not None:
@@ -284,6 +290,7 @@ class Slices(Runners):
             else:
                 self._held_domains.pop(entry.domain, None)
             self.has_domains = bool(self._held_domains)
+            self.looks_at_steps = self.has_domains or bool(self._open_sections)
         self.policy.finished(entry)
         if self.on_switch is not None:
             self.on_switch("finish", entry, now)
@@ -303,6 +310,27 @@ class Slices(Runners):
     def holds(self, domain: Any) -> bool:
         """U9: must a step of ``domain`` wait because another one of it is suspended?"""
         return domain in self._held_domains
+
+    def left_open(self, step: Any) -> None:
+        """The host calls this when a step has ended inside of a critical section, at an ``await``.
+
+        It is not the others' section: they must neither be kept from being suspended nor end it. The rest of
+        it begins with the task's next step.
+        """
+        section = _native.set_sections_aside()
+        task = domains.task_of_step(step)
+        if task is not None and not task.done():
+            self._open_sections[task] = section
+            self.looks_at_steps = True
+
+    def enter_open_section(self, step: Any) -> None:
+        """The host calls this before it runs a step, while ``looks_at_steps`` is set."""
+        if self._open_sections:
+            task = domains.task_of_step(step)
+            section = None if task is None else self._open_sections.pop(task, None)
+            if section is not None:
+                _native.take_sections_up(section)
+        self.looks_at_steps = self.has_domains or bool(self._open_sections)
 
     def order_ready(self, steps: list[Any], head: int) -> None:
         """Put the urgent ones of ``steps[head:]`` first, keeping the order among equals.
