@@ -16,13 +16,24 @@ def loop_name() -> str:
     return str(getattr(asyncio.get_running_loop(), "engine_name", "asyncio"))
 
 
+def compute_until(path: str) -> None:
+    while not os.path.exists(path):
+        pass
+
+
 async def body(path: str) -> AsyncIterator[bytes]:
-    """`/loop` names the loop; any other path is one of the file system, and is waited for."""
+    """`/loop` names the loop; any other path is one of the file system, and is waited for.
+
+    `/computing` before the path: without giving way to anybody.
+    """
     if path == "/loop":
         yield loop_name().encode()
         return
     yield b"waiting\n"
-    while not os.path.exists(path):
+    if path.startswith("/computing/"):
+        await asyncio.sleep(0.01)  # so that what was written is on its way
+        compute_until(path.removeprefix("/computing"))
+    while not path.startswith("/computing/") and not os.path.exists(path):
         await asyncio.sleep(0.001)
     yield b"finished\n"
 

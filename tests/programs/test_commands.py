@@ -66,8 +66,13 @@ SERVERS = {
 
 
 @contextlib.contextmanager
-def serving(server: Server, loop: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the command as a process; gives it and its port."""
+def serving(
+    server: Server, loop: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the command as a process; gives it and its port.
+
+    :param variables: of its environment.
+    """
     command = server.control if loop == "asyncio" else server.command
     with socket.create_server(("127.0.0.1", 0)) as listener:
         line = f"{command} {server.listen.format(fd=listener.fileno())}"
@@ -78,7 +83,7 @@ def serving(server: Server, loop: str) -> Iterator[tuple[subprocess.Popen[str], 
         process = subprocess.Popen(
             [sys.executable, *words],
             cwd=ROOT,
-            env=environment(CLEARWAY_ENGINE=loop if loop != "asyncio" else "auto"),
+            env=environment(CLEARWAY_ENGINE=loop if loop != "asyncio" else "auto", **variables),
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

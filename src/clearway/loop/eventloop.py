@@ -17,7 +17,7 @@ import ssl
 import sys
 import threading
 import weakref
-from asyncio import base_events, events
+from asyncio import base_events, events, tasks
 from asyncio.log import logger
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +47,7 @@ from clearway.loop.transports.stream import StreamTransport
 from clearway.loop.transports.tls import TLSTransport
 from clearway.scheduler import domains
 from clearway.scheduler.preemption import Scheduler, is_compiled
+from clearway.scheduler.timeouts import interrupt
 from clearway.steps import Handle
 
 # Server._attach and _detach take the transport since 3.12.? (3.13.0 and the later 3.12 releases).
@@ -54,7 +55,12 @@ _SERVER_COUNTS_TRANSPORTS = base_events.Server._attach.__code__.co_argcount > 1 
 
 _loops: weakref.WeakSet[EventLoop]
 
+#: At the end of a program, a task that was cancelled may compute for so much longer, mode "on". Ctrl-C is pressed
+#: again after about two seconds, and what is worth finishing is worth not being cancelled.
+END_GRACE_S = 1.0
+
 _Base = asyncio.SelectorEventLoop
+_stop_when_done = base_events._run_until_complete_cb  # type: ignore[attr-defined]
 
 
 class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
@@ -159,6 +165,31 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*old_hooks)
             self._engine.detach()
+
+    def run_until_complete(self, future: Any) -> Any:
+        if self._scheduler.mode == "on" and isinstance(future, tasks._GatheringFuture):  # type: ignore[attr-defined]
+            # What asyncio.Runner and servers do at the end: everything has been cancelled and is waited for.
+            ending = [task for task in future._children if getattr(task, "cancelling", int)()]
+            if ending and len(ending) == len(future._children):
+                self.call_later(END_GRACE_S, self._interrupt_ending, ending)
+        try:
+            return super().run_until_complete(future)
+        except (KeyboardInterrupt, SystemExit):
+            # Had the future just been done, its stop() is still queued, and would stop whoever runs the loop next:
+            # asyncio.Runner, which then could not wait for the tasks it has cancelled.
+            for step in self._steps:
+                if isinstance(step, Handle) and step._callback is _stop_when_done:
+                    step.cancel()
+            raise
+
+    def _interrupt_ending(self, ending: list[Any]) -> None:
+        """Raise the CancelledError of tasks that compute and compute where they were suspended."""
+        ending = [task for task in ending if not task.done()]
+        for task in ending:
+            if self._scheduler.is_suspended(task):
+                interrupt(task, asyncio.CancelledError())
+        if ending:
+            self.call_later(END_GRACE_S, self._interrupt_ending, ending)
 
     def stop(self) -> None:
         self._stopping = True
@@ -296,6 +327,11 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
             signal.set_wakeup_fd(current)  # somebody took it over meanwhile
 
     def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(
+                "signals arrive in the main thread only, so add_signal_handler() works there only; have the main "
+                "thread handle the signal and tell this loop by call_soon_threadsafe()"
+            )
         self._need_self_pipe()
         super().add_signal_handler(sig, callback, *args)
 
