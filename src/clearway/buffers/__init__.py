@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from clearway.buffers.account import Account
+from clearway.buffers.account import Account, Ledger
 from clearway.buffers.lease import Lease, Memory, track_leaks
 from clearway.buffers.pool import Pool, PoolClosed, PoolExhausted, PoolStatistics
 
 __all__ = [
     "Account",
     "Lease",
+    "Ledger",
     "Memory",
     "Pool",
     "PoolClosed",

@@ -7,6 +7,9 @@ not in it. Accounts are chained, so that a stream's traffic is counted once for 
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 
 class Account:
     """Bytes moved and copied on one path.
@@ -32,3 +35,26 @@ class Account:
             account.moved += moved
             account.copied += copied
             account = account.parent
+
+
+class Ledger:
+    """The accounts of a loop, by path.
+
+    :ivar meters: things with counters of their own, whose ``settle_accounts()`` enters what is new in them.
+    """
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.meters: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def account(self, path: str) -> Account:
+        """The account of ``path``; opened when it is first asked for."""
+        account = self.accounts.get(path)
+        if account is None:
+            account = self.accounts[path] = Account(path)
+        return account
+
+    def settle(self) -> None:
+        """Have everything entered that is counted elsewhere."""
+        for meter in list(self.meters):
+            meter.settle_accounts()

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from clearway.buffers.account import Ledger
 from clearway.channels._ring import (
     KIND_BUFFER,
     KIND_BYTES,
@@ -49,6 +50,7 @@ from clearway.channels.errors import (
     ChannelFull,
     PeerDied,
 )
+from clearway.loop.statistics import ledger_of
 
 #: Bytes of each ring: eight messages of 1 MiB in flight. Memory is only used once it was written to.
 CAPACITY_DEFAULT = 8 << 20
@@ -111,12 +113,17 @@ class SharedChannel:
         self._closed = False
         self._waits = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ledger: Ledger | None = None
+        self._settled = {"shared send": (0, 0), "shared receive": (0, 0)}
         self._receivers: deque[asyncio.Future[None]] = deque()
         self._senders: deque[asyncio.Future[None]] = deque()
         link.setblocking(False)
         mapping.announce(os.getpid())
         os.eventfd_write(wake_peer, 1)
         _open.add(self)
+        running = asyncio._get_running_loop()
+        if running is not None:
+            self._enter_at(running)
 
     # -- making one -------------------------------------------------------------------------------------------
 
@@ -451,6 +458,7 @@ class SharedChannel:
             self._receivers.clear()
             self._senders.clear()
         self._loop = loop
+        self._enter_at(loop)
         loop.add_reader(self._wake_own, self._on_wake)
         loop.add_reader(self._link, self._on_link)
         self._watch_process()
@@ -532,6 +540,7 @@ class SharedChannel:
         :param foreign: in a forked child, whose copies of leases must not release the parent's.
         """
         self._closed = True
+        self.settle_accounts()
         _open.discard(self)
         self._writer.detach(foreign)
         self._reader.detach(foreign)
@@ -580,6 +589,20 @@ class SharedChannel:
             bytes_copied=writer.bytes_copied + reader.bytes_copied,
             waits=self._waits,
         )
+
+    def _enter_at(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From here on have it all entered in the accounts of ``loop``."""
+        self.settle_accounts()
+        self._ledger = ledger_of(loop)
+        self._ledger.meters.add(self)
+
+    def settle_accounts(self) -> None:
+        """Enter what was moved since the last time in the accounts of the loop."""
+        if self._ledger is not None:
+            for path, end in (("shared send", self._writer), ("shared receive", self._reader)):
+                moved, copied = self._settled[path]
+                self._settled[path] = (end.bytes_moved, end.bytes_copied)
+                self._ledger.account(path).add(end.bytes_moved - moved, end.bytes_copied - copied)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "peer gone" if self._peer_gone else "open"

@@ -23,6 +23,7 @@ from clearway.files import _workers
 from clearway.kernel import fileio
 from clearway.kernel.fileio import Block
 from clearway.loop.core import INLINE_BUDGET, LoopCore
+from clearway.loop.statistics import ledger_of
 
 T = TypeVar("T")
 
@@ -152,6 +153,7 @@ class Host:
     """The running loop, as files see it.
 
     :ivar loop: the loop.
+    :ivar ledger: the accounts of the loop.
     :ivar pool: what its files read leases from that have no pool of their own; made when it is first needed.
     :ivar over_budget: counts an operation that completes at once; True when the running step should yield first.
     """
@@ -159,6 +161,7 @@ class Host:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: Any = loop
         self.pool: Any = None
+        self.ledger = ledger_of(loop)
         self._inline = 0
         # What takes requests; None: threads do.
         self._ring: Any = None

@@ -12,6 +12,7 @@ import mmap
 import os
 from typing import Any
 
+from clearway.buffers import Account
 from clearway.files._host import EPOLLIN, EPOLLOUT, Host, Request, failure, transfer_request
 from clearway.kernel.fileio import NO_WAY, Block
 
@@ -30,6 +31,7 @@ class Mover:
     :param name: what errors are about.
     :ivar flights: operations that the kernel or a thread carries out now.
     :ivar inline: what is cached may be read on the spot.
+    :ivar read: bytes that were read, and copied on the way. :ivar written: the same for writing.
     """
 
     inline = True
@@ -41,6 +43,8 @@ class Mover:
         self.flights = 0
         self._landing: asyncio.Future[None] | None = None
         self._inline_writes = True
+        self.read = Account("file read", host.ledger.account("file read"))
+        self.written = Account("file write", host.ledger.account("file write"))
 
     def __del__(self) -> None:
         # Whoever forgot to close it has been told. Operations in flight hold a reference, so there are none.
@@ -91,6 +95,7 @@ class Mover:
             if count == 0:
                 break
             done += count
+            self.read.add(count, 0)
         return done
 
     async def drain(
@@ -122,6 +127,7 @@ class Mover:
                 count = -(exc.errno or errno.EIO)
             if count > 0:
                 done += count
+                self.written.add(count, 0)
             if cancelled is not None:
                 return done, cancelled
             if count <= 0 and count != -errno.EINTR:
@@ -168,6 +174,7 @@ class DirectMover(Mover):
             skip = offset + done - first
             useful = max(0, min(count - skip, length - done))
             block.copy(done, aligned, skip, useful)
+            self.read.add(0, useful)
             done += useful
             first += count
             if count < want:
@@ -190,6 +197,7 @@ class DirectMover(Mover):
             part = min(length - done, PIECE)
             aligned = Block.into(mmap.mmap(-1, part))
             aligned.copy(0, block, done, part)
+            self.written.add(0, part)
             count, error = await Mover.drain(self, aligned, part, offset + done)
             done += count
         return done, error
@@ -223,6 +231,7 @@ class StreamMover(Mover):
             else:
                 count = block.read(self.fd, 0, size, -1)
             if count >= 0:
+                self.read.add(count, 0)
                 return block.finish(count), cancelled
             if cancelled is not None:
                 raise cancelled
@@ -254,6 +263,7 @@ class StreamMover(Mover):
                     count = block.write(self.fd, done, part, -1)
                 if count > 0:
                     done += count
+                    self.written.add(count, 0)
                 if cancelled is not None:
                     return done, cancelled
                 if count == -errno.EAGAIN:

@@ -6,11 +6,27 @@ import asyncio
 import io
 import os
 import warnings
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from clearway.files._host import Host, Request, calling, failure
 from clearway.files._moving import Mover, StreamMover
+
+
+@dataclass(frozen=True)
+class FileStatistics:
+    """Bytes since the file was opened, between it and memory.
+
+    :ivar read: bytes that were read, ahead of anybody who asked too. :ivar read_copied: bytes copied in user space
+        afterwards, once per copy: out of what was read ahead, or between aligned memory and yours.
+    :ivar written: bytes that were written. :ivar written_copied: bytes copied first.
+    """
+
+    read: int
+    read_copied: int
+    written: int
+    written_copied: int
 
 
 class OpenFile:
@@ -72,6 +88,11 @@ class OpenFile:
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return os.isatty(self.fileno())
+
+    def statistics(self) -> FileStatistics:
+        """The figures so far, also of a closed file. Encoding and decoding, in text modes, is not among the copies."""
+        read, written = self._mover.read, self._mover.written
+        return FileStatistics(read.moved, read.copied, written.moved, written.copied)
 
     def _check(self) -> None:
         if self._closing:

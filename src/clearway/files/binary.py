@@ -85,6 +85,7 @@ class BinaryFile(OpenFile):
             data = pread_now(self._fd, size, self._position)
             if data is not None:
                 self._position += len(data)
+                self._mover.read.add(len(data), 0)
                 return data
         async with self._turn:
             self._check()
@@ -100,16 +101,23 @@ class BinaryFile(OpenFile):
             return self._take(size)
         start = self._position + known
         rest = await self._read_at(size - known, start)
-        return self._take(known) + rest if known else self._moved(rest)
+        if not known:
+            return self._moved(rest)
+        self._copied(known + len(rest))
+        return self._take(known) + rest
 
     def _moved(self, data: bytes) -> bytes:
         self._position += len(data)
         return data
 
+    def _copied(self, size: int) -> None:
+        self._mover.read.add(0, size)
+
     def _take(self, size: int) -> bytes:
         """The next ``size`` bytes of what was read ahead."""
         with memoryview(self._ahead) as view:
             data = bytes(view[:size])
+        self._copied(len(data))
         del self._ahead[:size]
         self._position += len(data)
         return data
@@ -139,7 +147,12 @@ class BinaryFile(OpenFile):
         self._position = start
         if known:
             parts.insert(0, known)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            self._copied(len(known))
+        if len(parts) == 1:
+            return parts[0]
+        whole = b"".join(parts)
+        self._copied(len(whole))
+        return whole
 
     async def _more(self, size: int) -> int:
         """Read at most ``size`` bytes more ahead: how many there were, 0 at the end."""
@@ -147,11 +160,13 @@ class BinaryFile(OpenFile):
         if isinstance(mover, StreamMover):
             data, cancelled = await mover.receive(size)
             self._ahead += data  # before the cancellation: a stream gives nothing twice
+            self._copied(len(data))
             if cancelled is not None:
                 raise cancelled
             return len(data)
         data = await self._read_at(size, self._position + len(self._ahead))
         self._ahead += data
+        self._copied(len(data))
         return len(data)
 
     async def read1(self, size: int = -1, /) -> bytes:
@@ -173,6 +188,7 @@ class BinaryFile(OpenFile):
                 if self._ahead or not self._seekable:
                     data = await self._read(block.size)
                     block.copy(0, Block.of(data), 0, len(data))
+                    self._copied(len(data))
                     return len(data)
                 count = await self._mover.fill(block, block.size, self._position)
                 self._position += count
@@ -195,6 +211,7 @@ class BinaryFile(OpenFile):
         if self._cached and size <= INLINE_MAX and not host.over_budget():
             data = pread_now(self._fd, size, offset)
             if data is not None:
+                self._mover.read.add(len(data), 0)
                 return data
         return await self._read_at(size, offset)
 
@@ -327,6 +344,7 @@ class BinaryFile(OpenFile):
         async with self._turn:
             for line in lines:
                 joined += line
+                self._mover.written.add(0, len(line))
                 if len(joined) >= JOIN:
                     self._check()
                     await self._write(Block.of(joined))

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from clearway.files._codec import Cookie, Encoder, TextCodec, locate
+from clearway.files._openfile import FileStatistics
 from clearway.files._turn import Turn
 from clearway.files.binary import BinaryFile
 
@@ -75,6 +76,10 @@ class TextFile:
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self.buffer.closed
+
+    def statistics(self) -> FileStatistics:
+        """See ``BinaryFile.statistics``."""
+        return self.buffer.statistics()
 
     def fileno(self) -> int:
         """See ``BinaryFile.fileno``."""

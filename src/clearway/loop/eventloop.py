@@ -22,6 +22,7 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import Any
 
+from clearway.buffers.account import Ledger
 from clearway.engine import make_engine
 from clearway.engine.sizes import DEFAULT_SIZES
 from clearway.kernel.dgram import Datagrams
@@ -92,6 +93,8 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
             self._scheduler.check()  # there will never be a thread in which "on" works
         self._closed = True  # until there is an engine, __del__ has nothing to complain about
         self._engine = make_engine(self._options.engine, self._steps, self._ring_sizes)
+        self._ledger = Ledger()
+        self._ledger.accounts.update(receive=self._engine.received, send=self._engine.sent)
         self._ssock = self._csock = None
         # Sets _closed, _stopping, _thread_id, which live in the core.
         asyncio.SelectorEventLoop.__init__(self, _SelectorView(self._engine))  # type: ignore[arg-type]
@@ -179,7 +182,11 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
             # asyncio.Runner, which then could not wait for the tasks it has cancelled.
             for step in self._steps:
                 if isinstance(step, Handle) and step._callback is _stop_when_done:
-                    step.cancel()
+                    (done,) = step._args
+                    if done.cancelled() or not isinstance(
+                        done.exception(), KeyboardInterrupt | SystemExit
+                    ):
+                        step.cancel()
             raise
 
     def _interrupt_ending(self, ending: list[Any]) -> None:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from clearway.buffers.account import Ledger
 from clearway.scheduler.statistics import SchedulerStatistics
+
+
+@dataclass(frozen=True)
+class PathStatistics:
+    """What went one way.
+
+    :ivar moved: bytes that were moved from one end to the other.
+    :ivar copied: bytes that user-space code copied from memory to memory on the way, once per copy. What the kernel
+        copies between a socket or the page cache and the process is not in it.
+    """
+
+    moved: int
+    copied: int
 
 
 @dataclass(frozen=True)
@@ -17,6 +31,11 @@ class LoopStatistics:
     :ivar waits: turns that asked the kernel. :ivar completions: what the kernel answered.
     :ivar ready: steps that are ready now (run-queue length). :ivar timers: timers that are set now.
     :ivar inflight: operations the kernel holds now. :ivar leased: receive buffers that are out now.
+    :ivar paths: bytes moved and copied, by path: "receive" and "send" (connections on the engine), "transport receive"
+        and "transport send" (streams on TLS and other transports, on top of the former), those of ``transfer``
+        ("sendfile", "splice", "copy_file_range", "buffers"), "file read", "file write", "shared receive", "shared
+        send" (``SharedChannel``). A path that was not used is missing, but for the first two. Datagrams, pipes of
+        subprocesses and the copies that TLS transports make are not counted.
     :ivar scheduler: suspensions, refusals by rule, latencies in seconds.
     """
 
@@ -29,6 +48,7 @@ class LoopStatistics:
     timers: int
     inflight: int
     leased: int
+    paths: dict[str, PathStatistics]
     scheduler: SchedulerStatistics
 
 
@@ -36,6 +56,7 @@ def read_statistics(loop: Any) -> LoopStatistics:
     """Read the figures of ``loop``, from its own thread or while it does not run."""
     engine = loop._engine
     turns = loop._turns
+    loop._ledger.settle()
     return LoopStatistics(
         engine=engine.name,
         turns=turns,
@@ -47,5 +68,15 @@ def read_statistics(loop: Any) -> LoopStatistics:
         timers=len(loop._timers),
         inflight=0 if loop.is_closed() else engine.inflight(),
         leased=engine.leased(),
+        paths={
+            path: PathStatistics(account.moved, account.copied)
+            for path, account in loop._ledger.accounts.items()
+        },
         scheduler=loop._scheduler.statistics(),
     )
+
+
+def ledger_of(loop: Any) -> Ledger:
+    """The accounts of ``loop``; on a loop that is not clearway's, some that nobody reads."""
+    ledger = getattr(loop, "_ledger", None)
+    return Ledger() if ledger is None else ledger

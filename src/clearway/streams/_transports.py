@@ -13,6 +13,7 @@ from typing import Any
 
 from clearway.buffers.lease import Lease
 from clearway.engine.blocks import copied_lease
+from clearway.loop.statistics import ledger_of
 from clearway.streams._body import Body
 
 #: Bytes received ahead of a reader before the transport is told to pause (asyncio: twice the limit of 64 KiB).
@@ -23,7 +24,9 @@ class TransportBody(Body, asyncio.Protocol):
     """The protocol of the transport it stands on."""
 
     def __init__(self) -> None:
-        super().__init__(None, None)
+        # The transport's own engine counts what it moves; these are on top of that.
+        ledger = ledger_of(asyncio.get_running_loop())
+        super().__init__(ledger.account("transport receive"), ledger.account("transport send"))
         self._transport: Any = None
         self._inner: Any = None
         self._chunks: deque[bytes] = deque()

@@ -7,7 +7,7 @@ from typing import Any
 
 from clearway.transfer.ends import sink_of, source_of
 from clearway.transfer.paths import Pump
-from clearway.transfer.progress import Transfer
+from clearway.transfer.progress import Transfer, enter
 from clearway.transfer.sending import send_file
 
 __all__ = ["Transfer", "send_file", "transfer"]
@@ -86,5 +86,6 @@ async def transfer(
         finally:
             await writing.close()
     finally:
+        enter(account)
         account.undelivered = await reading.close(account.undelivered)
     return account

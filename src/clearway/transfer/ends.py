@@ -60,6 +60,10 @@ class End:
         if self.readiness is not None:
             self.readiness.wake()
 
+    def copies(self) -> bool:
+        """Whether what goes through here is copied in user space: TLS, and readers that only have a buffer."""
+        return self.kind is OPAQUE
+
     def check(self) -> None:
         """:raises ConnectionError: there is nobody on this end any more."""
 

@@ -126,6 +126,7 @@ class Pump:
         """Move what was received before the source was taken over."""
         while self.left(1) and (data := self.source.early()):
             self.progress.path = "buffers"
+            self.progress.copied += len(data)
             count = self.left(len(data))
             self.progress.undelivered = data[count:]
             await self.deliver(data[:count])
@@ -137,12 +138,16 @@ class Pump:
             if not data:
                 self.progress.ended = True
                 return
+            if self.source.copies():
+                self.progress.copied += len(data)
             await self.deliver(data)
             await self.moved()
 
     async def deliver(self, data: bytes) -> None:
         """Write ``data``; what the sink has not taken when that fails is ``undelivered``."""
         before = self.progress.moved
+        if self.sink.copies():
+            self.progress.copied += len(data)
         try:
             await self.sink.write(data, self.progress)
         except BaseException:

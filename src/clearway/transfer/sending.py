@@ -15,7 +15,7 @@ from typing import Any
 from clearway.loop.readahead import WINDOW, Readahead
 from clearway.transfer import ends
 from clearway.transfer.paths import Pump
-from clearway.transfer.progress import Transfer
+from clearway.transfer.progress import Transfer, enter
 
 
 async def send_file(
@@ -52,6 +52,7 @@ async def send_file(
         try:
             await Pump(source, sink, count, account, None).run()
         finally:
+            enter(account)
             await sink.close()
         return account
     # Done already, unless the transport has output left; until it is reset, writes are refused.
@@ -62,6 +63,7 @@ async def send_file(
         await _send(transport, fd, offset, count, account)
     finally:
         transport._reset_empty_waiter()
+        enter(account)
     return account
 
 

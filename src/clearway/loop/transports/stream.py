@@ -223,6 +223,7 @@ class StreamTransport(StreamOwner):
                     f"data argument must be a bytes-like object, not {type(data).__name__!r}"
                 )
             chunk = bytes(data)  # the caller may change it once we have returned
+            self._stream.sent.add(0, len(chunk))
         if self._eof or self._empty_waiter is not None:
             self._refuse("write")
         if len(chunk) == 0 or (self._conn_lost and self._count_lost_write()):
@@ -241,7 +242,11 @@ class StreamTransport(StreamOwner):
         chunks = []
         for data in list_of_data:
             # Through a view: bytes(7) would be seven zeros.
-            chunk = data if type(data) is bytes else bytes(memoryview(data))
+            if type(data) is bytes:
+                chunk = data
+            else:
+                chunk = bytes(memoryview(data))
+                self._stream.sent.add(0, len(chunk))
             if len(chunk):
                 chunks.append(chunk)
         if not chunks or (self._conn_lost and self._count_lost_write()):
