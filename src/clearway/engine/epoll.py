@@ -141,6 +141,8 @@ class EpollStream(Stream):
         return data
 
     def receive_lease(self) -> Lease | bytes | None:
+        if self.spent is not None:
+            self.release_spent()  # this stream's, most likely: what it echoed
         if not self.can_read:
             return None
         engine = self.engine
@@ -212,11 +214,15 @@ class EpollStream(Stream):
             self.pending += size
 
     def write_lease(self, lease: Lease) -> None:
+        if self.spent is not None:
+            self.release_spent()
         self.output().append(lease)
         self.pending += len(lease)
         self.flush()
 
     def write_pieces(self, pieces: list[bytes | Lease]) -> None:
+        if self.spent is not None:
+            self.release_spent()
         for piece in pieces:
             self.output().append(piece)
             self.pending += len(piece)

@@ -198,7 +198,7 @@ class Stream(Step):
         self.pending = 0
 
     def retire(self, piece: Any) -> None:
-        """The kernel has done with a lease of the output: it is released in a step."""
+        """The kernel has done with a lease of the output: it is released in a step, or at the next receive or send."""
         if self.spent is None:
             self.spent = []
         self.spent.append(piece)

@@ -27,9 +27,9 @@ class RingSizes:
 #: What every loop has. Tests make smaller rings to see them overflow.
 DEFAULT_SIZES = RingSizes()
 
-#: Receive buffers that one stream's readers may hold; what they take beyond is copied. 16 of 16 KiB are a
-#: window of 256 KiB, as much as is joined for a reader that takes ``bytes``.
-LENT_MAX = 16
+#: Receive buffers that one stream's readers may hold; what they take beyond is copied. Twice 256 KiB in buffers of
+#: 16 KiB: what a stream's output accepts (``streams.HIGH_WATER``), not all in full buffers, and what is in hand.
+LENT_MAX = 32
 
 #: Receive buffers that may wait for a reader who does not come, after which a stream stops receiving.
 AHEAD_MAX = 16

@@ -233,6 +233,8 @@ cdef class UringStream(Stream):
     cpdef object receive_lease(self):
         cdef uint32_t bid, length
         cdef Slot slot
+        if self.spent is not None:
+            self.release_spent()  # this stream's, most likely: what it echoed
         if self.kept:
             data = self.kept.pop(0)
             self.note_taken()
@@ -449,11 +451,15 @@ cdef class UringStream(Stream):
         self.offer()
 
     cpdef object write_lease(self, Lease lease):
+        if self.spent is not None:
+            self.release_spent()
         self.output().append(lease)
         self.pending += lease.length
         self.offer()
 
     cpdef object write_pieces(self, list pieces):
+        if self.spent is not None:
+            self.release_spent()
         for piece in pieces:
             self.output().append(piece)
             self.pending += piece_size(piece)

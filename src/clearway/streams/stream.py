@@ -39,8 +39,8 @@ from clearway.streams.errors import (
     StreamEnded,
 )
 
-#: Bytes accepted and not yet taken by the kernel above which ``send`` waits: what one stream's readers may hold in
-#: received buffers (16 of 16 KiB), so that an echo to a peer that does not read stops before it has to copy.
+#: Bytes accepted and not yet taken by the kernel above which ``send`` waits: half of what one stream's readers may hold
+#: in received buffers, so that an echo to a peer that does not read stops before it has to copy.
 HIGH_WATER = 256 * 1024
 
 #: Bytes at which it goes on: a quarter, as in asyncio's transports.
