@@ -1,4 +1,4 @@
-"""The bars of issue 2 ("Performance to reach here"), and what it takes to call one met."""
+"""The bars of the echo benchmark, and what it takes to call one met."""
 
 from __future__ import annotations
 

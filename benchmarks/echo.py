@@ -6,7 +6,7 @@
     python -m benchmarks.echo --verify             # every byte compared, nothing timed
 
 Exit code 0 when everything was measured, 1 when something failed, and with --check also when a bar
-of issue 2 is missed.
+is missed.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def report_table(results: Results, servers: list[str], situation: str, baseline:
 
 
 def bars_table(judged: list[bars.Verdict]) -> str:
-    rows = [["bar (issue 2)", "connections", "ratio [95 %]", "pairs", ""]]
+    rows = [["bar", "connections", "ratio [95 %]", "pairs", ""]]
     for verdict in judged:
         rows.append(
             [

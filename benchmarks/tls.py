@@ -6,7 +6,7 @@
 
 Measured like ``benchmarks.echo``, with a load generator that speaks TLS (C, needs OpenSSL's
 headers). The handshakes lie before the window. Exit code 0 when everything was measured, 1 when
-something failed, and with --check also when a bar of issue 4 is missed.
+something failed, and with --check also when a bar of the benchmark is missed.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def situations(args: argparse.Namespace) -> list[Situation]:
 
 
 def bars_table(judged: list[bars.Verdict]) -> str:
-    rows = [["bar (issue 4)", "connections", "ratio [95 %]", "pairs", ""]]
+    rows = [["bar", "connections", "ratio [95 %]", "pairs", ""]]
     for verdict in judged:
         state = verdict.state + (" (provisional)" if verdict.provisional else "")
         ratio = echo.ratio_text(verdict.ratio)

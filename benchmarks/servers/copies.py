@@ -1,0 +1,259 @@
+"""Moves bytes in one way on one loop and says what that copied; run by ``benchmarks/copies.py``, its counter preloaded.
+
+    python benchmarks/servers/copies.py --loop asyncio|uvloop|uring|epoll --way WAY --size BYTES
+
+The peers are forked children, which have counters of their own: what they copy is not seen. Prints a line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.servers.echo import Echo, new_loop
+
+CHUNK = 64 * 1024
+MESSAGE = 1 << 20
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    near.setblocking(False)
+    return near, far
+
+
+def send(sock: socket.socket, size: int) -> None:
+    block = bytes(CHUNK)
+    for _ in range(size // CHUNK):
+        sock.sendall(block)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def receive(sock: socket.socket) -> None:
+    buffer = bytearray(4 * CHUNK)
+    while sock.recv_into(buffer):
+        pass
+
+
+def peer(work: Callable[..., Any], sock: socket.socket, *args: Any) -> None:
+    """Do it in a process of its own, which alone has the socket from here on."""
+    if os.fork() == 0:
+        os.closerange(3, sock.fileno())
+        os.closerange(sock.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        work(sock, *args)
+        os._exit(0)
+    sock.close()
+
+
+def talk(sock: socket.socket, size: int) -> None:
+    reading = threading.Thread(target=receive, args=(sock,))
+    reading.start()
+    send(sock, size)
+    reading.join()
+
+
+class Once(Echo):
+    """An echo that tells of its end."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
+async def echo_protocol(size: int) -> None:
+    near, far = tcp_pair()
+    peer(talk, far, size)
+    _, protocol = await asyncio.get_running_loop().create_connection(Once, sock=near)
+    await protocol.ended
+
+
+async def echo_asyncio_streams(size: int) -> None:
+    near, far = tcp_pair()
+    peer(talk, far, size)
+    reader, writer = await asyncio.open_connection(sock=near)
+    while data := await reader.read(CHUNK):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def echo_leases(size: int) -> None:
+    from clearway import streams
+
+    near, far = tcp_pair()
+    peer(talk, far, size)
+    async with streams.from_socket(near) as stream:
+        async for lease in stream:
+            with lease:
+                await stream.send(lease)
+
+
+async def proxy_streams(size: int) -> None:
+    (left, source), (right, sink) = tcp_pair(), tcp_pair()
+    peer(send, source, size)
+    peer(receive, sink)
+    reader, upstream = await asyncio.open_connection(sock=left)
+    _, writer = await asyncio.open_connection(sock=right)
+    while data := await reader.read(CHUNK):
+        writer.write(data)
+        await writer.drain()
+    for one in (upstream, writer):
+        one.close()
+        await one.wait_closed()
+
+
+async def proxy_leases(size: int) -> None:
+    from clearway import streams
+
+    (left, source), (right, sink) = tcp_pair(), tcp_pair()
+    peer(send, source, size)
+    peer(receive, sink)
+    async with streams.from_socket(left) as incoming, streams.from_socket(right) as outgoing:
+        async for lease in incoming:
+            with lease:
+                await outgoing.send(lease)
+
+
+async def proxy_transfer(size: int) -> None:
+    import clearway
+
+    (left, source), (right, sink) = tcp_pair(), tcp_pair()
+    peer(send, source, size)
+    peer(receive, sink)
+    with left, right:
+        await clearway.transfer(left, right, send_eof=True)
+
+
+def content(size: int) -> Any:
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  whoever gets it closes it
+    os.truncate(file.fileno(), size)
+    return file
+
+
+async def file_read_and_write(size: int) -> None:
+    near, far = tcp_pair()
+    peer(receive, far)
+    loop = asyncio.get_running_loop()
+    _, writer = await asyncio.open_connection(sock=near)
+    with content(size) as file:
+        while data := await loop.run_in_executor(None, file.read, CHUNK):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def file_transfer(size: int) -> None:
+    import clearway
+
+    near, far = tcp_pair()
+    peer(receive, far)
+    with content(size) as file, near:
+        await clearway.transfer(file, near)
+
+
+async def read_leases(size: int) -> None:
+    import clearway
+
+    with content(size) as plain:
+        async with await clearway.open_file(f"/proc/self/fd/{plain.fileno()}", "rb") as file:
+            for offset in range(0, size, CHUNK):
+                with await file.pread_lease(CHUNK, offset):
+                    pass
+
+
+async def read_bytes(size: int) -> None:
+    loop = asyncio.get_running_loop()
+    with content(size) as file:
+        for offset in range(0, size, CHUNK):
+            await loop.run_in_executor(None, os.pread, file.fileno(), CHUNK, offset)
+
+
+async def messages_shared(size: int) -> None:
+    from clearway.channels import SharedChannel
+
+    left, link = SharedChannel.pair()
+    right = SharedChannel.attach(link)
+    with left, right:
+        for _ in range(size // MESSAGE):
+            (await left.reserve(MESSAGE)).commit()
+            (await right.receive()).release()
+
+
+async def messages_pipe(size: int) -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    message = bytes(MESSAGE)
+    loop = asyncio.get_running_loop()
+    for _ in range(size // MESSAGE):
+        sending = loop.run_in_executor(None, sender.send_bytes, message)
+        await loop.run_in_executor(None, receiver.recv_bytes)
+        await sending
+
+
+WAYS: dict[str, Callable[[int], Awaitable[None]]] = {
+    "echo, Protocol": echo_protocol,
+    "echo, asyncio's streams": echo_asyncio_streams,
+    "echo, clearway.streams": echo_leases,
+    "proxy, asyncio's streams": proxy_streams,
+    "proxy, clearway.streams": proxy_leases,
+    "proxy, clearway.transfer": proxy_transfer,
+    "file to socket, read and write": file_read_and_write,
+    "file to socket, clearway.transfer": file_transfer,
+    "file, pread in a thread": read_bytes,
+    "file, pread_lease": read_leases,
+    "messages of 1 MiB, Pipe": messages_pipe,
+    "messages of 1 MiB, SharedChannel": messages_shared,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--loop", required=True)
+    parser.add_argument("--way", required=True, choices=WAYS)
+    parser.add_argument("--size", type=int, required=True)
+    options = parser.parse_args()
+    count = ctypes.CDLL(None).copycount_read
+    count.restype = ctypes.c_uint64
+    loop = new_loop(options.loop, {})
+    asyncio.set_event_loop(loop)
+    way = WAYS[options.way]
+    loop.run_until_complete(way(MESSAGE))  # what is only done once
+    account = own_account(loop)
+    before = count()
+    loop.run_until_complete(way(options.size))
+    copied = count() - before
+    told = {"copied": copied, "size": options.size}
+    if account is not None:
+        told["account"] = own_account(loop) - account
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    print(json.dumps(told))
+
+
+def own_account(loop: Any) -> Any:
+    """Bytes copied by the loop's own account; None where it keeps none."""
+    if not hasattr(loop, "statistics"):
+        return None
+    return sum(path.copied for path in loop.statistics().paths.values())
+
+
+if __name__ == "__main__":
+    main()
