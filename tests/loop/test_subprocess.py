@@ -279,7 +279,7 @@ def test_a_loop_in_another_thread(clearway_factory):
     """No child watcher to attach, so any thread's loop may start processes."""
 
     def other():
-        loop = clearway_factory()
+        loop = clearway_factory(preempt="report")
 
         async def main():
             process = await asyncio.create_subprocess_exec("echo", "hi", stdout=PIPE)

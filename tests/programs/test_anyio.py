@@ -176,7 +176,7 @@ def test_a_portal_from_a_program_without_a_loop(factory: Factory) -> None:
         return "through the portal"
 
     with anyio.from_thread.start_blocking_portal(
-        backend_options={"loop_factory": factory}
+        backend_options={"loop_factory": lambda: factory(preempt="report")}
     ) as portal:
         assert portal.call(main) == "through the portal"
         assert portal.start_task_soon(main).result() == "through the portal"
