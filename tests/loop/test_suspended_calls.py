@@ -25,7 +25,7 @@ if refusal("on") is not None:
 #: Turns of the loop during a call: what was on its way has then arrived, several times over.
 TURNS = 12
 
-#: More than the buffers of two sockets hold.
+#: More than the buffers of two sockets hold, if one of them does not grow by itself.
 BIG = 8 << 20
 
 ON = {"preempt": "on", "quantum": 0.001}
@@ -121,6 +121,11 @@ async def attached(protocol, ours):
     return transport
 
 
+def small_buffers(transport):
+    """Have the kernel take little at a time; given a size, it does not enlarge the buffer by itself."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+
+
 def test_a_connection_ends_after_data_received_has_returned(clearway_factory, pair):
     async def main():
         ours, peer = pair()
@@ -208,6 +213,7 @@ def test_resume_writing_waits_for_pause_writing(clearway_factory, pair):
         with peer:
             transport = await attached(protocol, ours)
             transport.set_write_buffer_limits(0)
+            small_buffers(transport)
             transport.write(bytes(BIG))
             await until(lambda: sum(taken) == BIG)
             transport.close()
@@ -448,11 +454,30 @@ def test_a_tls_connection_ends_after_what_was_read_on_resuming(clearway_factory)
     run(clearway_factory, main, **ON)
 
 
+def test_tls_tells_the_end_after_data_received_has_returned(clearway_factory):
+    async def main():
+        protocol = StreamNotes(data_received=lambda: protocol.transport.close())
+        transport, peer, server = await tls(protocol)
+        transport.pause_reading()
+        peer.transport.write(b"one")
+        await settle()
+        transport.resume_reading()
+        await protocol.until_lost()
+        server.close()
+        await server.wait_closed()
+        assert protocol.calls() == [
+            *("connection_made", "data_received", "eof_received", "connection_lost")
+        ]
+
+    run(clearway_factory, main, **ON)
+
+
 def test_tls_resumes_writing_after_pause_writing_has_returned(clearway_factory):
     async def main():
         protocol = StreamNotes(pause_writing=lambda: peer.transport.resume_reading())
         transport, peer, server = await tls(protocol)
         transport.set_write_buffer_limits(0)
+        small_buffers(transport)
         peer.transport.pause_reading()
         transport.write(bytes(BIG))  # which the transport below takes,
         transport.write(b"more")  # and this it does not

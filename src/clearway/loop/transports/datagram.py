@@ -394,7 +394,6 @@ class DatagramTransport(FeedOwner):
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
-        self._feed.enter()  # for good: nothing is told after this, nor while it is suspended
         try:
             self._protocol.connection_lost(exc)
         except (SystemExit, KeyboardInterrupt):

@@ -497,7 +497,6 @@ class StreamTransport(StreamOwner):
 
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
-        self._stream.enter()  # for good: nothing is told after this, nor while it is suspended
         try:
             if self._made:
                 self._protocol.connection_lost(exc)

@@ -484,13 +484,16 @@ class TLSTransport:
     def _returned(self) -> None:
         """A call of the protocol is over; while it was suspended others had to wait."""
         self._calls -= 1
-        if self._eof_due and not self._delivering:
+        if self._last is not None:
+            if not self._calls:
+                protocol, exc = self._last
+                self._last = None
+                if self._eof_due:
+                    self._loop.call_soon(protocol.eof_received)
+                self._loop.call_soon(protocol.connection_lost, exc)
+        elif self._eof_due and not self._delivering:
             self._eof_due = False
             self._call_eof_received()
-        if self._last is not None and not self._calls:
-            protocol, exc = self._last
-            self._last = None
-            self._loop.call_soon(protocol.connection_lost, exc)
 
     def _read_chunks(self) -> None:
         while True:
