@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from clearway.buffers import Memory
 from clearway.transfer.pipes import pool
 from tests.support import loops
 from tests.support.loops import Factory, in_thread, until
@@ -258,3 +261,77 @@ def test_a_slow_reader_holds_the_sender_back(factory: Factory) -> None:
                 assert proxy.moved < 64 << 20
 
     run(factory, main)
+
+
+# -- framing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["auto", "epoll"])
+def test_the_program_that_parses_in_place(engine: str) -> None:
+    out = succeeded(python(str(EXAMPLES / "framing.py"), env=environment(CLEARWAY_ENGINE=engine)))
+    said = re.search(r"200 messages, 490,000 bytes echoed, ([\d,]+) copied", out)
+    assert said is not None, out
+    assert int(said[1].replace(",", "")) < 490_000 / 2
+    assert "GET /index.html of example.org" in out
+
+
+def lease_of(data: bytes) -> Any:
+    return Memory(data).lend()
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(1, 60), max_size=30))
+def test_messages_are_whole_however_they_are_cut(messages: list[bytes], cuts: list[int]) -> None:
+    framing = load("framing")
+    frames = framing.Frames()
+    data = b"".join(len(message).to_bytes(4, "big") + message for message in messages)
+    found = []
+    for size in [*cuts, len(data)]:
+        piece, data = data[:size], data[size:]
+        for message in frames.feed(lease_of(piece)):
+            with message:
+                found.append(bytes(message))
+    frames.close()
+    assert found == messages
+
+
+def test_a_message_in_one_piece_is_not_copied() -> None:
+    frames = load("framing").Frames(limit=10)
+    (message,) = frames.feed(lease_of(b"\0\0\0\5hello"))
+    assert (bytes(message), frames.copied) == (b"hello", 0)
+    message.release()
+    with pytest.raises(ValueError, match="11 bytes"):
+        list(frames.feed(lease_of(b"\0\0\0\x0b")))
+    frames = load("framing").Frames()
+    assert list(frames.feed(lease_of(b"\0\0\0\5hel"))) == []
+    with pytest.raises(ValueError, match="within a message"):
+        frames.close()
+
+
+def test_the_head_of_a_request() -> None:
+    framing = load("framing")
+    with lease_of(b"PUT /a?b HTTP/1.1\r\nHost: here\r\nx-Empty:\r\n\r\n") as lease:
+        head = framing.Head(lease)
+        assert (head.method, head.target) == ("PUT", "/a?b")
+        assert (head.field("HOST"), head.field("X-empty"), head.field("Cookie")) == (
+            "here",
+            "",
+            None,
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b" / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : here\r\n\r\n",
+        b"GET / HTTP/1.1\r\n folded: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: here\r\n",
+        b"",
+    ],
+)
+def test_what_is_no_head_is_refused(text: bytes) -> None:
+    with lease_of(text) as lease, pytest.raises(ValueError):
+        load("framing").Head(lease)
