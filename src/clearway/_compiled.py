@@ -23,6 +23,7 @@ COMPILED_MODULES: dict[str, str] = {
     "clearway.engine.operations": "clearway/engine/operations.py",
     "clearway.engine.interface": "clearway/engine/interface.py",
     "clearway.engine.blocks": "clearway/engine/blocks.py",
+    "clearway.engine.zero_copy": "clearway/engine/zero_copy.py",
     "clearway.engine.watch": "clearway/engine/watch.py",
     "clearway.engine.epoll": "clearway/engine/epoll.py",
     "clearway.engine.uring": "clearway/engine/uring.pyx",

@@ -4,6 +4,7 @@ from clearway.buffers.lease cimport Lease, Memory
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
 from clearway.engine.operations cimport FileOperation
 from clearway.engine.watch cimport WatchTable
+from clearway.engine.zero_copy cimport Notice
 from clearway.kernel.sysio cimport Poller
 from clearway.kernel.uring cimport cw_cqe, cw_pool, cw_ring, cw_sqe, iovec, msghdr
 from clearway.steps cimport Step
@@ -11,6 +12,7 @@ from clearway.steps cimport Step
 cdef struct SendBlock:
     msghdr header
     iovec vectors[64]
+    void* notice               # borrowed: the Notice of the zero-copy send that is under way
 
 cdef class Slot(Memory):
     cdef UringStream stream    # who lent it, while it is lent
@@ -28,6 +30,7 @@ cdef class UringStream(Stream):
     cdef unsigned char eof
     cdef unsigned char send_state
     cdef unsigned char dirty_queued
+    cdef unsigned char zero_copy     # ZERO_COPY_...
     cdef int flying                  # operations of this stream that the kernel holds
     cdef int recv_errno
     cdef int send_errno
@@ -54,7 +57,10 @@ cdef class UringStream(Stream):
     cdef object mark_dirty(self)
     cdef object prepare_send(self)
     cdef object prepare_later(self)
-    cdef Py_ssize_t fill_block(self)
+    cdef bint prepare_zero_copy(self) except -1
+    cdef bint may_zero_copy(self) except -1
+    cdef uint64_t send_data(self)
+    cdef Py_ssize_t fill_block(self, Py_ssize_t pieces) except -1
     cdef object on_receive(self, int res, uint32_t flags)
     cdef object on_poll(self, int res)
     cdef object on_send(self, int res)
@@ -107,6 +113,9 @@ cdef class UringEngine(Engine):
     cdef bint lone             # the next write may go out at once: there is nothing to batch it with
     cdef bint must_settle      # somebody waits to hear of a send that may end without a completion
     cdef bint broken_sends     # the kernel's silent sends failed the self-test: send by system call
+    cdef public bint zero_copy_local   # tests: zero-copy sends within the machine too, which the kernel copies
+    cdef readonly unsigned long long zero_copy_sends
+    cdef readonly unsigned long long zero_copy_copied
     cdef unsigned long thread
     cdef set live              # whatever has operations in flight: user_data points to these
     cdef list rearm
@@ -135,6 +144,8 @@ cdef class UringEngine(Engine):
     cdef object build(self)
     cdef object rebuild(self)
     cdef bint try_silent_sends(self) except -1
+    cdef bint has_zero_copy(self) except -1
+    cdef object on_zero_copy(self, Notice notice, int res, uint32_t flags)
     cdef object finish_sends(self)
     cdef object finish_operations(self)
     cdef object lose_operation(self, FileOperation operation)

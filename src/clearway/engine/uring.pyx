@@ -14,6 +14,8 @@ where it fails, sends go out by system call and ``features()`` says so.
 A turn that brought at most one completion has nothing to batch its first write with, so that one goes out at once:
 the peer of a ping-pong need not wait for the end of the turn, and a broadcast is still batched.
 
+Large immutable output to another machine is sent by zero copy: see ``clearway.engine.zero_copy``.
+
 Lending. A stream of ``clearway.streams`` hands out the kernel's own buffers. A slot of the ring returns to it exactly
 once, when the last lease on it is released; until then it is out like any other. So that readers who keep their leases
 starve nobody: one stream's readers hold at most LENT_MAX slots and all together half of them, whoever takes more gets
@@ -46,6 +48,7 @@ from clearway.engine.blocks import copied_lease
 from clearway.engine.interface cimport Engine, Feed, FeedOwner, Listener, ListenerOwner, Poll, Stream, StreamOwner
 from clearway.engine.operations cimport FileOperation
 from clearway.engine.watch cimport WatchTable
+from clearway.engine.zero_copy cimport Notice, choose, is_remote
 from clearway.kernel.sysio cimport Poller, check_signals, receive_into, send_list
 from clearway.kernel.uring cimport *
 from clearway.steps cimport Step
@@ -67,6 +70,7 @@ cdef enum:
     TAG_IGNORE = 7
     TAG_FEED = 8        # a feed's poll
     TAG_FILE = 9        # FileOperation
+    TAG_ZERO_COPY = 10  # Notice
     TAG_MASK = 15       # Python objects are aligned to 16 bytes
 
     SEND_IDLE = 0       # nothing under way
@@ -93,10 +97,16 @@ cdef enum:
     # buffered writes, fsyncs and look-ups; direct reads and most buffered ones need none.
     FILE_WORKERS = 8
 
+    ZERO_COPY_UNKNOWN = 0   # the stream has not had enough to send yet
+    ZERO_COPY_ON = 1
+    ZERO_COPY_OFF = 2       # within this machine, not TCP, refused, or copied by the kernel
+
 from clearway.engine import sizes as _sizes
+from clearway.engine import zero_copy as _zero_copy
 
 cdef int LENT_MAX = _sizes.LENT_MAX
 cdef int AHEAD_MAX = _sizes.AHEAD_MAX
+cdef Py_ssize_t ZERO_COPY_MIN = _zero_copy.SEND_MIN
 
 
 cdef inline char* piece_start(object piece):
@@ -479,6 +489,9 @@ cdef class UringStream(Stream):
         if self.send_state == SEND_NOW:
             self.engine.finish_sends()
         while self.pending and self.send_state == SEND_IDLE:
+            if self.pending >= ZERO_COPY_MIN and self.zero_copy != ZERO_COPY_OFF and self.may_zero_copy():
+                self.mark_dirty()  # the turn's submission takes it
+                break
             try:
                 sent = send_list(self.fd, self.out, self.out_head, self.out_offset)
             except OSError:
@@ -491,7 +504,39 @@ cdef class UringStream(Stream):
         if self.awaited:
             self.queue(WRITABLE)
 
-    cdef Py_ssize_t fill_block(self):
+    cdef bint may_zero_copy(self) except -1:
+        if self.zero_copy == ZERO_COPY_UNKNOWN:
+            self.zero_copy = ZERO_COPY_OFF
+            if self.engine.has_zero_copy() and (self.engine.zero_copy_local or is_remote(self.fd)):
+                self.zero_copy = ZERO_COPY_ON
+        return self.zero_copy == ZERO_COPY_ON and choose(self.out, self.out_head, self.out_offset) is not None
+
+    cdef bint prepare_zero_copy(self) except -1:
+        """Submit what is pending as a send from the memory itself: whether that is worth it."""
+        cdef cw_sqe* sqe
+        cdef Notice notice
+        pieces = choose(self.out, self.out_head, self.out_offset)
+        if pieces is None:
+            return False
+        self.fill_block(len(pieces))
+        notice = Notice(self, pieces)
+        sqe = self.engine.sqe()
+        cw_prep_sendmsg_zero_copy(sqe, self.fd, &self.block.header, tagged(notice, TAG_ZERO_COPY))
+        self.block.notice = <void*>notice
+        self.engine.live.add(notice)
+        self.send_state = SEND_LATER
+        self.flying += 1
+        self.engine.live.add(self)
+        return True
+
+    cdef uint64_t send_data(self):
+        """What the send that waits was submitted with."""
+        if self.block != NULL and self.block.notice != NULL:
+            return tagged(<object>self.block.notice, TAG_ZERO_COPY)
+        return tagged(self, TAG_SEND)
+
+    cdef Py_ssize_t fill_block(self, Py_ssize_t pieces) except -1:
+        """Point the block at the first ``pieces`` of the output, as many as it has room for."""
         cdef Py_ssize_t index = self.out_head
         cdef Py_ssize_t offset = self.out_offset
         cdef Py_ssize_t total = 0
@@ -502,7 +547,7 @@ cdef class UringStream(Stream):
             if self.block == NULL:
                 raise MemoryError()
             memset(self.block, 0, sizeof(SendBlock))
-        while index < len(self.out) and n < IOV_MAX and total < SEND_MAX:
+        while index < len(self.out) and n < pieces and total < SEND_MAX:
             piece = self.out[index]
             length = min(piece_size(piece) - offset, SEND_MAX - total)
             self.block.vectors[n].iov_base = piece_start(piece) + offset
@@ -522,6 +567,8 @@ cdef class UringStream(Stream):
         self.dirty_queued = False
         if not self.pending or self.send_state != SEND_IDLE or self.closed:
             return
+        if self.pending >= ZERO_COPY_MIN and self.zero_copy == ZERO_COPY_ON and self.prepare_zero_copy():
+            return
         if len(self.out) - self.out_head == 1:
             sqe = self.engine.sqe()
             piece = self.out[self.out_head]
@@ -529,7 +576,7 @@ cdef class UringStream(Stream):
             cw_prep_send_now(sqe, self.fd, piece_start(piece) + self.out_offset, size,
                              tagged(self, TAG_SEND))
         else:
-            size = self.fill_block()
+            size = self.fill_block(IOV_MAX)
             sqe = self.engine.sqe()
             cw_prep_sendmsg_now(sqe, self.fd, &self.block.header, tagged(self, TAG_SEND))
         self.sent_now = size
@@ -542,7 +589,9 @@ cdef class UringStream(Stream):
     cdef object prepare_later(self):
         """Submit what is pending, to be taken as far as there is room once there is some."""
         cdef cw_sqe* sqe
-        self.fill_block()  # may raise, so before an entry is taken
+        if self.pending >= ZERO_COPY_MIN and self.zero_copy == ZERO_COPY_ON and self.prepare_zero_copy():
+            return
+        self.fill_block(IOV_MAX)  # may raise, so before an entry is taken
         sqe = self.engine.sqe()
         cw_prep_sendmsg_later(sqe, self.fd, &self.block.header, tagged(self, TAG_SEND))
         self.send_state = SEND_LATER
@@ -600,7 +649,7 @@ cdef class UringStream(Stream):
         if self.send_state == SEND_NOW:
             self.engine.finish_sends()
         if self.submitted(TAG_SEND):
-            self.engine.cancel_now(self, tagged(self, TAG_SEND))
+            self.engine.cancel_now(self, self.send_data())
         self.send_state = SEND_IDLE
         self.clear_out()
         self.events &= ~<unsigned int>WRITABLE
@@ -617,7 +666,7 @@ cdef class UringStream(Stream):
         if self.poll_armed:
             self.engine.cancel_now(self, tagged(self, TAG_POLL))
         if self.submitted(TAG_SEND):
-            self.engine.cancel_now(self, tagged(self, TAG_SEND))
+            self.engine.cancel_now(self, self.send_data())
         if self.writable is not None and not self.writable.done:
             self.ready.append(self.writable.step)
             self.writable.cancel()
@@ -822,6 +871,9 @@ cdef class UringFeed(Feed):
 
 
 cdef int _ENOBUFS = _errno.ENOBUFS
+cdef int _ENOMEM = _errno.ENOMEM
+cdef int _EINVAL = _errno.EINVAL
+cdef int _EOPNOTSUPP = _errno.EOPNOTSUPP
 cdef int _ECANCELED = _errno.ECANCELED
 cdef int _EAGAIN = _errno.EAGAIN
 cdef int _EINTR = _errno.EINTR
@@ -832,6 +884,7 @@ cdef int _EBADR = _errno.EBADR
 
 #: None until a ring of this process has tried whether short silent sends are reported.
 cdef object _silent_sends = None
+cdef object _zero_copy_sends = None
 
 
 cdef class UringEngine(Engine):
@@ -931,6 +984,8 @@ cdef class UringEngine(Engine):
                 self.rearm.append(holder)
             elif isinstance(holder, FileOperation):
                 self.lose_operation(holder)
+            elif isinstance(holder, Notice):
+                (<Notice>holder).keep()
         self.live.clear()
         self.nested_armed = False
         self.wake_armed = False
@@ -957,6 +1012,14 @@ cdef class UringEngine(Engine):
         self.reap()
         cw_ring_unregister_fd(&self.ring)
         self.attached = False
+
+    cdef bint has_zero_copy(self) except -1:
+        """Whether the kernel has zero-copy sends of several pieces."""
+        global _zero_copy_sends
+        cdef uint8_t operation = CW_OP_SENDMSG_ZC
+        if _zero_copy_sends is None:
+            _zero_copy_sends = cw_ring_probe(&self.ring, &operation, 1) == 1
+        return _zero_copy_sends
 
     cdef bint try_silent_sends(self) except -1:
         """Whether a short send that was asked to be silent on success is reported, and with its count."""
@@ -1194,10 +1257,32 @@ cdef class UringEngine(Engine):
             self.live.discard(operation)
         elif tag == TAG_WAKE:
             self.wake_armed = False
+        elif tag == TAG_ZERO_COPY:
+            self.on_zero_copy(<Notice>holder, cqe.res, cqe.flags)
         elif tag == TAG_NESTED:
             self.nested_armed = False
             self.table.reap(0)
         return 0
+
+    cdef object on_zero_copy(self, Notice notice, int res, uint32_t flags):
+        """How much of a zero-copy send was taken, or that its memory is ours again."""
+        cdef UringStream stream = <UringStream>notice.holder
+        if not flags & CW_CQE_F_NOTIF:
+            stream.block.notice = NULL
+            self.zero_copy_sends += 1
+            if res == -_EOPNOTSUPP or res == -_EINVAL or res == -_ENOMEM or res == -_ENOBUFS:
+                # This socket or kernel cannot, or too many pages are pinned: as ever, from here on.
+                stream.zero_copy = ZERO_COPY_OFF
+                res = -_EAGAIN
+            stream.on_send(res)
+            if flags & CW_CQE_F_MORE:
+                return
+        elif res < 0:
+            stream.zero_copy = ZERO_COPY_OFF
+            self.zero_copy_copied += 1
+        notice.holder = None
+        self.ready.append(notice)
+        self.live.discard(notice)
 
     cdef object cancel_now(self, object holder, uint64_t data):
         """Cancel an operation and wait for its terminal completion; what it brought on the way is taken in."""
@@ -1314,6 +1399,9 @@ cdef class UringEngine(Engine):
         if self.ring.fd < 0:
             return
         cw_ring_close(&self.ring)
+        for holder in self.live:
+            if isinstance(holder, Notice):
+                (<Notice>holder).keep()
         self.live.clear()
         self.lenders.clear()
         self.rearm.clear()

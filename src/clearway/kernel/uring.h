@@ -86,6 +86,7 @@
 #define CW_OP_SYMLINKAT 38
 #define CW_OP_LINKAT 39
 #define CW_OP_SEND_ZC 47
+#define CW_OP_SENDMSG_ZC 48
 
 #define CW_SQE_ASYNC (1U << 4)
 #define CW_SQE_BUFFER_SELECT (1U << 5)
@@ -96,6 +97,7 @@
 
 #define CW_CQE_F_BUFFER (1U << 0)
 #define CW_CQE_F_MORE (1U << 1)
+#define CW_CQE_F_NOTIF (1U << 3)
 #define CW_CQE_BUFFER_SHIFT 16
 
 struct cw_sqe {
@@ -557,6 +559,17 @@ static inline void cw_prep_sendmsg_now(struct cw_sqe *s, int fd, const struct ms
 /* A send that waits for room, then takes what fits. */
 static inline void cw_prep_sendmsg_later(struct cw_sqe *s, int fd, const struct msghdr *m, uint64_t data) {
     s->opcode = CW_OP_SENDMSG;
+    s->fd = fd;
+    s->addr = (uint64_t)(uintptr_t)m;
+    s->len = 1;
+    s->op_flags = MSG_NOSIGNAL;
+    s->user_data = data;
+}
+/* The same by zero copy (6.1). A second completion, with CW_CQE_F_NOTIF, says that the memory is ours again, and with
+ * its sign bit (IORING_NOTIF_USAGE_ZC_COPIED, asked for by IORING_SEND_ZC_REPORT_USAGE, 6.2) that it was copied. */
+static inline void cw_prep_sendmsg_zero_copy(struct cw_sqe *s, int fd, const struct msghdr *m, uint64_t data) {
+    s->opcode = CW_OP_SENDMSG_ZC;
+    s->ioprio = 1U << 3;
     s->fd = fd;
     s->addr = (uint64_t)(uintptr_t)m;
     s->len = 1;

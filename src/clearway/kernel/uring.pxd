@@ -35,6 +35,7 @@ cdef extern from "uring.h" nogil:
     enum: CW_SQ_TASKRUN
     enum: CW_CQE_F_BUFFER
     enum: CW_CQE_F_MORE
+    enum: CW_CQE_F_NOTIF
     enum: CW_CQE_BUFFER_SHIFT
     enum: CW_FEAT_NODROP
     enum: CW_FEAT_SUBMIT_STABLE
@@ -64,6 +65,7 @@ cdef extern from "uring.h" nogil:
     enum: CW_OP_SEND
     enum: CW_OP_RECV
     enum: CW_OP_SEND_ZC
+    enum: CW_OP_SENDMSG_ZC
 
     int cw_ring_open(cw_ring*, unsigned sq_entries, unsigned cq_entries)
     void cw_ring_close(cw_ring*)
@@ -103,3 +105,4 @@ cdef extern from "uring.h" nogil:
     void cw_prep_send_now(cw_sqe*, int fd, const void* buffer, size_t n, uint64_t data)
     void cw_prep_sendmsg_now(cw_sqe*, int fd, const msghdr* m, uint64_t data)
     void cw_prep_sendmsg_later(cw_sqe*, int fd, const msghdr* m, uint64_t data)
+    void cw_prep_sendmsg_zero_copy(cw_sqe*, int fd, const msghdr* m, uint64_t data)

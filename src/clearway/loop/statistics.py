@@ -36,6 +36,8 @@ class LoopStatistics:
         ("sendfile", "splice", "copy_file_range", "buffers"), "file read", "file write", "shared receive", "shared
         send" (``SharedChannel``). A path that was not used is missing, but for the first two. Datagrams, pipes of
         subprocesses and the copies that TLS transports make are not counted.
+    :ivar zero_copy_sends: sends from the memory itself (io_uring). :ivar zero_copy_copied: those of them that the kernel
+        copied all the same, after which their socket does without.
     :ivar scheduler: suspensions, refusals by rule, latencies in seconds.
     """
 
@@ -49,6 +51,8 @@ class LoopStatistics:
     inflight: int
     leased: int
     paths: dict[str, PathStatistics]
+    zero_copy_sends: int
+    zero_copy_copied: int
     scheduler: SchedulerStatistics
 
 
@@ -72,6 +76,8 @@ def read_statistics(loop: Any) -> LoopStatistics:
             path: PathStatistics(account.moved, account.copied)
             for path, account in loop._ledger.accounts.items()
         },
+        zero_copy_sends=getattr(engine, "zero_copy_sends", 0),
+        zero_copy_copied=getattr(engine, "zero_copy_copied", 0),
         scheduler=loop._scheduler.statistics(),
     )
 
