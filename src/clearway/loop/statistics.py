@@ -36,8 +36,8 @@ class LoopStatistics:
         ("sendfile", "splice", "copy_file_range", "buffers"), "file read", "file write", "shared receive", "shared
         send" (``SharedChannel``). A path that was not used is missing, but for the first two. Datagrams, pipes of
         subprocesses and the copies that TLS transports make are not counted.
-    :ivar zero_copy_sends: sends from the memory itself (io_uring). :ivar zero_copy_copied: those of them that the kernel
-        copied all the same, after which their socket does without.
+    :ivar zero_copy_sends: sends from the memory itself (io_uring). :ivar zero_copy_copied: those of them that the
+        kernel copied all the same, after which their socket does without.
     :ivar scheduler: suspensions, refusals by rule, latencies in seconds.
     """
 
