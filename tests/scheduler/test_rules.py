@@ -214,11 +214,20 @@ def test_u7_a_module_body() -> None:
     declines(rules.U7, step)
 
 
-def test_u7_a_denied_module() -> None:
-    def step(host: Host, spin: Callable[[], None]) -> None:
-        module_with("def f():\n    spin()", "asyncio.pretended", spin=spin).f()
+@pytest.mark.parametrize("name", rules.DENIED_MODULES)
+def test_u7_a_denied_module(name: str) -> None:
+    """Each row is looked up as it is written: a module, what lies below it, or a part of one."""
+    module, _, last = name.rpartition(".")
 
-    declines(rules.U7, step)
+    def step(host: Host, spin: Callable[[], None]) -> None:
+        if last.startswith("_") and last[1:2].isupper():
+            source = f"class {last}:\n    def f(self):\n        spin()\ndef f(): {last}().f()"
+            module_with(source, module, spin=spin).f()
+        else:
+            module_with("def f():\n    spin()", name, spin=spin).f()
+            module_with("def f():\n    spin()", name + ".below", spin=spin).f()
+
+    declines(rules.U7, step, quantum=0.0005)
 
 
 def test_u7_deny_and_allow() -> None:
@@ -246,6 +255,23 @@ def test_u7_deny_and_allow() -> None:
     run(allowed)
     with pytest.raises(TypeError):
         rules.deny(None)  # type: ignore[arg-type]
+
+
+def test_u7_a_verdict_keeps_no_code_alive() -> None:
+    """A module that is imported again and again leaves new code behind each time, with all its constants."""
+    module = module_with("import sys\nasync def f(seen):\n    seen(sys._getframe())", "some_module")
+    verdicts: list[str | None] = []
+
+    def see(frame: types.FrameType) -> None:
+        verdicts.append(rules.judge_frames(frame, False))
+
+    with pytest.raises(StopIteration):
+        module.f(see).send(None)
+    assert verdicts == [None]
+    code = weakref.ref(module.f.__code__)
+    del module
+    gc.collect()
+    assert code() is None
 
 
 def test_u7_frames_that_await_the_step_do_not_count() -> None:

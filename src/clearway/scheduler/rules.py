@@ -194,7 +194,7 @@ _verdicts: dict[int, tuple[str | None, bool, bool, Any]] = {}
 def deny(module: str, reason: str = "denied by the program") -> None:
     """Never suspend a step while code of ``module`` (or below it) is in the middle of something.
 
-    :param module: dotted module name, or ``module.function`` for one function of it.
+    :param module: dotted module name, or ``module.function`` or ``module.Class`` for a part of it.
     """
     if not isinstance(module, str):
         raise TypeError(f"module must be a string, not {type(module).__name__}")
@@ -224,11 +224,11 @@ def add_wait(module: str, function: str) -> None:
     _verdicts.clear()
 
 
-def _denied_reason(module: str, function: str) -> str | None:
+def _denied_reason(module: str, function: str, qualified: str) -> str | None:
     if (module, function) in ALLOWED_FUNCTIONS:
         return None
     reason = DENIED_MODULES.get(module + "." + function)
-    name = module
+    name = module + "." + qualified
     while reason is None and name:
         reason = DENIED_MODULES.get(name)
         name = name.rpartition(".")[0]
@@ -243,7 +243,7 @@ def _judge_code(code: Any, frame: Any) -> tuple[str | None, bool, bool, Any]:
     if name == "<module>":
         reason: str | None = "a module body is being executed: others would see half of it"
     else:
-        reason = _denied_reason(module, name)
+        reason = _denied_reason(module, name, code.co_qualname)
         if reason is not None:
             reason = f"{module}.{name}: {reason}"
     family = False
