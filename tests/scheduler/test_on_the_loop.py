@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -173,6 +174,26 @@ def test_an_urgent_step_goes_before_hogs_that_became_ready_earlier(run: Callable
         assert order[0] == "urgent"
 
     run(main(), policy=Priority(guarantee=1000), quantum=0.01)
+
+
+def test_suspensions_leave_nothing_behind(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        scheduler = asyncio.get_running_loop()._scheduler  # type: ignore[attr-defined]
+        blocks: list[int] = []
+
+        async def hog() -> None:
+            while len(blocks) < 5:
+                scheduler.trip()
+                for _ in range(3):
+                    pass
+                if scheduler.suspensions >= 1000 * (len(blocks) + 1):
+                    blocks.append(sys.getallocatedblocks())
+
+        await asyncio.gather(hog(), hog())
+        # The first thousand fills caches and pools; after that a block in a hundred suspensions would be a leak.
+        assert blocks[-1] - blocks[0] < 40, blocks
+
+    run(main())
 
 
 def test_hard_timeout_on_the_loop(run: Callable[..., Any]) -> None:
