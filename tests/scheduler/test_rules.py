@@ -19,23 +19,26 @@ from .host import Host, run
 
 
 def declines(rule: int, step: Callable[[Host, Callable[[], None]], Any], **options: Any) -> None:
-    """Run ``step(host, spin)`` as a step while another is ready; ``spin()`` computes until the rule has
+    """Run ``step(host, spin)`` as a step; ``spin()`` computes, while another is ready, until the rule has
     refused three times. It must not have been suspended meanwhile, and must be afterwards."""
 
     async def main(host: Host) -> None:
         scheduler = host._scheduler
-        flags: list[bool] = []
 
         def spin() -> None:
+            # Not before: on the way here the step may well be suspended, and then nobody would have anything to do.
+            others: list[bool] = []
+            host.call_soon(others.append, True)
             before = scheduler.declined[rule]
             suspensions = scheduler.suspensions
             while scheduler.declined[rule] < before + 3:
                 pass
             assert scheduler.suspensions == suspensions
-            assert not flags
+            assert not others
 
-        host.call_soon(flags.append, True)
         step(host, spin)
+        flags: list[bool] = []
+        host.call_soon(flags.append, True)
         while not flags:
             pass
 
