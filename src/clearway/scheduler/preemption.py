@@ -156,6 +156,8 @@ class Scheduler(Slices):
             return rules.U3
         if _native.is_traced() and not self._tracer_is_trusted():
             return rules.U3
+        if rules.is_watched():
+            return rules.U3
         if _native.error_is_set():
             return rules.U3
         where, self.last_detail, _depth = _native.classify(

@@ -291,6 +291,23 @@ def is_finaliser(frame: Any) -> bool:
     return False
 
 
+# -- U3: debuggers and profilers that leave no mark on the thread ---------------------------------------------
+
+_get_tool: Any = sys.monitoring.get_tool if sys.version_info >= (3, 12) else None
+_DEBUGGER_ID = 0
+_PROFILER_ID = 2
+
+
+def is_watched() -> bool:
+    """U3: does a debugger or profiler follow this stack by way of ``sys.monitoring`` (cProfile since 3.12)?
+
+    Coverage and the shuffler, which use it too, keep nothing per stack.
+    """
+    return _get_tool is not None and (
+        _get_tool(_DEBUGGER_ID) is not None or _get_tool(_PROFILER_ID) is not None
+    )
+
+
 # -- U8: locks owned by the thread --------------------------------------------------------------------------
 
 _RLockType = type(_thread.RLock())
