@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LEAST = 1024 };
+enum { LEAST = 256 };
 
 static volatile uint64_t copied;
 

@@ -1,6 +1,6 @@
 """Moves bytes in one way on one loop and says what that copied; run by ``benchmarks/copies.py``, its counter preloaded.
 
-    python benchmarks/servers/copies.py --loop asyncio|uvloop|uring|epoll --way WAY --size BYTES
+    python benchmarks/servers/copies.py --loop asyncio|uvloop|uring|epoll --way WAY --size BYTES --piece BYTES
 
 The peers are forked children, which have counters of their own: what they copy is not seen. Prints a line of JSON.
 """
@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.servers.echo import Echo, new_loop
 
-CHUNK = 64 * 1024
-MESSAGE = 1 << 20
+#: Bytes that a stream of asyncio's is read by.
+READ = 64 * 1024
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -37,15 +37,15 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-def send(sock: socket.socket, size: int) -> None:
-    block = bytes(CHUNK)
-    for _ in range(size // CHUNK):
+def send(sock: socket.socket, size: int, piece: int) -> None:
+    block = bytes(piece)
+    for _ in range(size // piece):
         sock.sendall(block)
     sock.shutdown(socket.SHUT_WR)
 
 
 def receive(sock: socket.socket) -> None:
-    buffer = bytearray(4 * CHUNK)
+    buffer = bytearray(4 * READ)
     while sock.recv_into(buffer):
         pass
 
@@ -60,10 +60,10 @@ def peer(work: Callable[..., Any], sock: socket.socket, *args: Any) -> None:
     sock.close()
 
 
-def talk(sock: socket.socket, size: int) -> None:
+def talk(sock: socket.socket, size: int, piece: int) -> None:
     reading = threading.Thread(target=receive, args=(sock,))
     reading.start()
-    send(sock, size)
+    send(sock, size, piece)
     reading.join()
 
 
@@ -77,42 +77,42 @@ class Once(Echo):
         self.ended.set_result(None)
 
 
-async def echo_protocol(size: int) -> None:
+async def echo_protocol(size: int, piece: int) -> None:
     near, far = tcp_pair()
-    peer(talk, far, size)
+    peer(talk, far, size, piece)
     _, protocol = await asyncio.get_running_loop().create_connection(Once, sock=near)
     await protocol.ended
 
 
-async def echo_asyncio_streams(size: int) -> None:
+async def echo_asyncio_streams(size: int, piece: int) -> None:
     near, far = tcp_pair()
-    peer(talk, far, size)
+    peer(talk, far, size, piece)
     reader, writer = await asyncio.open_connection(sock=near)
-    while data := await reader.read(CHUNK):
+    while data := await reader.read(READ):
         writer.write(data)
         await writer.drain()
     writer.close()
     await writer.wait_closed()
 
 
-async def echo_leases(size: int) -> None:
+async def echo_leases(size: int, piece: int) -> None:
     from clearway import streams
 
     near, far = tcp_pair()
-    peer(talk, far, size)
+    peer(talk, far, size, piece)
     async with streams.from_socket(near) as stream:
         async for lease in stream:
             with lease:
                 await stream.send(lease)
 
 
-async def proxy_streams(size: int) -> None:
+async def proxy_streams(size: int, piece: int) -> None:
     (left, source), (right, sink) = tcp_pair(), tcp_pair()
-    peer(send, source, size)
+    peer(send, source, size, piece)
     peer(receive, sink)
     reader, upstream = await asyncio.open_connection(sock=left)
     _, writer = await asyncio.open_connection(sock=right)
-    while data := await reader.read(CHUNK):
+    while data := await reader.read(READ):
         writer.write(data)
         await writer.drain()
     for one in (upstream, writer):
@@ -120,11 +120,11 @@ async def proxy_streams(size: int) -> None:
         await one.wait_closed()
 
 
-async def proxy_leases(size: int) -> None:
+async def proxy_leases(size: int, piece: int) -> None:
     from clearway import streams
 
     (left, source), (right, sink) = tcp_pair(), tcp_pair()
-    peer(send, source, size)
+    peer(send, source, size, piece)
     peer(receive, sink)
     async with streams.from_socket(left) as incoming, streams.from_socket(right) as outgoing:
         async for lease in incoming:
@@ -132,11 +132,11 @@ async def proxy_leases(size: int) -> None:
                 await outgoing.send(lease)
 
 
-async def proxy_transfer(size: int) -> None:
+async def proxy_transfer(size: int, piece: int) -> None:
     import clearway
 
     (left, source), (right, sink) = tcp_pair(), tcp_pair()
-    peer(send, source, size)
+    peer(send, source, size, piece)
     peer(receive, sink)
     with left, right:
         await clearway.transfer(left, right, send_eof=True)
@@ -148,20 +148,20 @@ def content(size: int) -> Any:
     return file
 
 
-async def file_read_and_write(size: int) -> None:
+async def file_read_and_write(size: int, piece: int) -> None:
     near, far = tcp_pair()
     peer(receive, far)
     loop = asyncio.get_running_loop()
     _, writer = await asyncio.open_connection(sock=near)
     with content(size) as file:
-        while data := await loop.run_in_executor(None, file.read, CHUNK):
+        while data := await loop.run_in_executor(None, file.read, piece):
             writer.write(data)
             await writer.drain()
     writer.close()
     await writer.wait_closed()
 
 
-async def file_transfer(size: int) -> None:
+async def file_transfer(size: int, piece: int) -> None:
     import clearway
 
     near, far = tcp_pair()
@@ -170,45 +170,48 @@ async def file_transfer(size: int) -> None:
         await clearway.transfer(file, near)
 
 
-async def read_leases(size: int) -> None:
+async def read_leases(size: int, piece: int) -> None:
     import clearway
+    from clearway.buffers import Pool
 
     with content(size) as plain:
-        async with await clearway.open_file(f"/proc/self/fd/{plain.fileno()}", "rb") as file:
-            for offset in range(0, size, CHUNK):
-                with await file.pread_lease(CHUNK, offset):
+        pool = Pool(max(piece, READ), 4)
+        name = f"/proc/self/fd/{plain.fileno()}"
+        async with await clearway.open_file(name, "rb", pool=pool) as file:
+            for offset in range(0, size, piece):
+                with await file.pread_lease(piece, offset):
                     pass
 
 
-async def read_bytes(size: int) -> None:
+async def read_bytes(size: int, piece: int) -> None:
     loop = asyncio.get_running_loop()
     with content(size) as file:
-        for offset in range(0, size, CHUNK):
-            await loop.run_in_executor(None, os.pread, file.fileno(), CHUNK, offset)
+        for offset in range(0, size, piece):
+            await loop.run_in_executor(None, os.pread, file.fileno(), piece, offset)
 
 
-async def messages_shared(size: int) -> None:
+async def messages_shared(size: int, piece: int) -> None:
     from clearway.channels import SharedChannel
 
     left, link = SharedChannel.pair()
     right = SharedChannel.attach(link)
     with left, right:
-        for _ in range(size // MESSAGE):
-            (await left.reserve(MESSAGE)).commit()
+        for _ in range(size // piece):
+            (await left.reserve(piece)).commit()
             (await right.receive()).release()
 
 
-async def messages_pipe(size: int) -> None:
+async def messages_pipe(size: int, piece: int) -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    message = bytes(MESSAGE)
+    message = bytes(piece)
     loop = asyncio.get_running_loop()
-    for _ in range(size // MESSAGE):
+    for _ in range(size // piece):
         sending = loop.run_in_executor(None, sender.send_bytes, message)
         await loop.run_in_executor(None, receiver.recv_bytes)
         await sending
 
 
-WAYS: dict[str, Callable[[int], Awaitable[None]]] = {
+WAYS: dict[str, Callable[[int, int], Awaitable[None]]] = {
     "echo, Protocol": echo_protocol,
     "echo, asyncio's streams": echo_asyncio_streams,
     "echo, clearway.streams": echo_leases,
@@ -219,8 +222,8 @@ WAYS: dict[str, Callable[[int], Awaitable[None]]] = {
     "file to socket, clearway.transfer": file_transfer,
     "file, pread in a thread": read_bytes,
     "file, pread_lease": read_leases,
-    "messages of 1 MiB, Pipe": messages_pipe,
-    "messages of 1 MiB, SharedChannel": messages_shared,
+    "messages, multiprocessing.Pipe": messages_pipe,
+    "messages, SharedChannel": messages_shared,
 }
 
 
@@ -229,16 +232,17 @@ def main() -> None:
     parser.add_argument("--loop", required=True)
     parser.add_argument("--way", required=True, choices=WAYS)
     parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--piece", type=int, required=True)
     options = parser.parse_args()
     count = ctypes.CDLL(None).copycount_read
     count.restype = ctypes.c_uint64
     loop = new_loop(options.loop, {})
     asyncio.set_event_loop(loop)
     way = WAYS[options.way]
-    loop.run_until_complete(way(MESSAGE))  # what is only done once
+    loop.run_until_complete(way(1 << 20, options.piece))  # what is only done once
     account = own_account(loop)
     before = count()
-    loop.run_until_complete(way(options.size))
+    loop.run_until_complete(way(options.size, options.piece))
     copied = count() - before
     told = {"copied": copied, "size": options.size}
     if account is not None:

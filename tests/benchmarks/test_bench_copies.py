@@ -18,10 +18,10 @@ def test_leases_are_not_copied_and_bytes_are(
     clearway_factory: Factory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "copies.json"
-    few = ["--mib=4", f"--loops={clearway_factory.name}", f"--json={out}"]
+    few = ["--mib=4", "--pieces=65536", f"--loops={clearway_factory.name}", f"--json={out}"]
     assert copies.main([*few, "--only=echo, clearway.streams"]) == 0
     assert "none: met" in capsys.readouterr().out
     assert copies.main([*few, "--only=echo, Protocol"]) == 0
-    (told,) = json.loads(out.read_text())["samples"]["echo, Protocol"].values()
+    (told,) = json.loads(out.read_text())["samples"]
     # What is counted from outside is in the account, but for the odd buffer of the interpreter's own.
     assert told["size"] * 0.9 < told["copied"] < told["account"] + MIB // 4
