@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pathlib
+import re
 import sys
 import types
 import weakref
@@ -370,6 +372,21 @@ def test_u9_steps_of_one_domain_do_not_interleave() -> None:
 def test_every_rule_has_a_reason_and_every_denied_module_too() -> None:
     assert [text[:2] for text in rules.RULES] == [f"U{i}" for i in range(10)]
     assert all(len(reason) > 10 for reason in rules.DENIED_MODULES.values())
+
+
+def test_the_documented_tests_of_each_rule_exist() -> None:
+    root = pathlib.Path(__file__).parents[2]
+    text = (root / "docs" / "unsafe-points.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| U")]
+    assert [row[2:4] for row in rows] == [f"U{number}" for number in range(10)]
+    for line in text.splitlines():
+        for file, names in re.findall(
+            r"`([\w/]*test_\w+\.py)`(?:: ((?:`test_\w+`[^`;|]*)+))?", line
+        ):
+            path = root / file if "/" in file else root / "tests" / "scheduler" / file
+            source = path.read_text()
+            for name in re.findall(r"`(test_\w+)`", names):
+                assert f"def {name}(" in source, (file, name)
 
 
 def test_logging_from_two_tasks_neither_deadlocks_nor_mixes_records() -> None:
