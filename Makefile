@@ -3,6 +3,7 @@
 #   make demo       clearway, uvloop and asyncio under load, with slow handlers, and a picture
 #   make test       the tests and CPython's own asyncio tests, this Python
 #   make test-preempt  the tests of sockets, files and real programs with every step over 1 ms suspended
+#   make conformance-table  CPython's asyncio tests on every Python found here, published in docs/conformance.md
 #   make test-all   the same on every Python from 3.11 to 3.14 found here
 #   make lint       ruff, mypy, import layers
 #   make bench      the benchmarks, with their bars
@@ -24,7 +25,7 @@ ENGINES = $(shell $(BIN)/python -m clearway doctor --json 2>/dev/null | \
 
 SOURCES := pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test unit conformance test-preempt test-all lint style types layers bench clean
+.PHONY: demo test unit conformance conformance-table test-preempt test-all lint style types layers bench clean
 .DELETE_ON_ERROR:
 
 # One environment per interpreter, installed in place; a stamp per set of extras.
@@ -78,6 +79,9 @@ test-preempt: $(VENV)/.test
 	@mkdir -p $(OUT)/test
 	CLEARWAY_PREEMPT=on CLEARWAY_QUANTUM_MS=1 $(BIN)/python -m pytest --junitxml=$(OUT)/test/preempt.xml \
 		tests/loop tests/streams tests/transfer tests/channels tests/files tests/programs $(PYTEST)
+
+conformance-table:
+	@.ci/conformance-table
 
 test-all:
 	@PYTHON=$(PYTHON) .ci/test-all

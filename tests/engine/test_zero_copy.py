@@ -237,3 +237,19 @@ def test_what_is_worth_it():
     assert zero_copy.choose([mutable], 0, 0) is None
     assert zero_copy.choose([bytes(1024)] * 100, 0, 0) is None
     mutable.release()
+
+
+def test_a_notice_holds_the_memory_whoever_lets_go_of_it():
+    given_back = []
+
+    class Watched(Memory):
+        def idle(self):
+            given_back.append(self)
+
+    lease = Watched(b"bytes").lend()
+    notice = zero_copy.Notice(None, [lease])
+    lease.release()  # as the stream does once the kernel has taken all of it
+    gc.collect()
+    assert not given_back
+    notice.run()
+    assert given_back

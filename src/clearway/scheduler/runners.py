@@ -24,6 +24,9 @@ from clearway.scheduler.suspended import Suspended
 #: because pending handlers run in ascending order and one that parks strands those above it.
 VIRTUAL_SIGNAL = signal.SIGRTMAX - 1
 
+#: Tests put a mock in the place of ``signal.signal``, and mean their own handlers, not ours.
+_set_handler = signal.signal
+
 #: On close(), a step that is still running this long after CancelledError was raised in it ignores it.
 CLOSE_GRACE_NS = 200_000_000
 
@@ -146,14 +149,14 @@ class Runners:
         """Make kicks arrive at ``_on_kick``. Main thread only."""
         if self._kicked:
             return
-        old = signal.signal(VIRTUAL_SIGNAL, _native.handle_signal)
+        old = _set_handler(VIRTUAL_SIGNAL, _native.handle_signal)
         _native.install_kick(VIRTUAL_SIGNAL)
         try:
             calibration.calibrate()  # trips the very handler
             self._host.drain_wakeups()  # of those trips: they are nothing to do for the loop
         except BaseException:
             _native.remove_kick()
-            signal.signal(VIRTUAL_SIGNAL, old or signal.SIG_DFL)
+            _set_handler(VIRTUAL_SIGNAL, old or signal.SIG_DFL)
             raise
         self._old_signal = old
         self._old_receiver = _native.set_receiver(self._on_kick)
@@ -181,7 +184,7 @@ class Runners:
             if self.mode == "on":
                 locks.activate(self._old_active)
             _native.remove_kick()
-            signal.signal(VIRTUAL_SIGNAL, self._old_signal or signal.SIG_DFL)
+            _set_handler(VIRTUAL_SIGNAL, self._old_signal or signal.SIG_DFL)
 
     def _drive(self, target: Any) -> None:
         """The root: starts runners at its own shallow depth, and waits for the one that finishes.
