@@ -29,8 +29,8 @@ DIFFERENCES: tuple[tuple[str, str], ...] = ()
 HEAD = """\
 # CPython's own asyncio tests on clearway
 
-Written by `make conformance-table`, which runs the tests that ship with each interpreter (`test.test_asyncio`) on clearway;
-not edited by hand. A test passes here when it passes unchanged; nothing is marked as expected to fail.
+Written by `make conformance-table`, which runs the tests that ship with each interpreter (`test.test_asyncio`) on
+clearway; not edited by hand. A test passes here when it passes unchanged; nothing is marked as expected to fail.
 """
 
 
