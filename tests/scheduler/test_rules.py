@@ -26,6 +26,7 @@ def declines(rule: int, step: Callable[[Host, Callable[[], None]], Any], **optio
 
     async def main(host: Host) -> None:
         scheduler = host._scheduler
+        ended: list[bool] = []
 
         def spin() -> None:
             # Not before: on the way here the step may well be suspended, and then nobody would have anything to do.
@@ -37,8 +38,11 @@ def declines(rule: int, step: Callable[[Host, Callable[[], None]], Any], **optio
                 pass
             assert scheduler.suspensions == suspensions
             assert not others
+            ended.append(True)
 
         step(host, spin)
+        # What is raised in a finaliser or a native callback is reported and forgotten: it must have come to its end.
+        assert ended
         flags: list[bool] = []
         host.call_soon(flags.append, True)
         while not flags:
