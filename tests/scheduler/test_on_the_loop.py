@@ -15,6 +15,7 @@ import pytest
 
 import clearway
 from clearway.scheduler import domains
+from clearway.scheduler._native import monitor_state
 from clearway.scheduler.policies import Priority
 
 
@@ -122,6 +123,36 @@ def test_blocking_calls_wait_together(run: Callable[..., Any]) -> None:
         tasks.append(asyncio.create_task(release()))
         await asyncio.gather(*tasks)
         assert begun == [0, 1, 2]
+
+    run(main())
+
+
+def test_the_monitor_sleeps_while_the_loop_is_idle(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        clock = loop._scheduler.clock  # type: ignore[attr-defined]
+        asked = threading.Event()
+        woken: list[int] = []
+
+        def watch() -> None:
+            while not clock.parked:
+                asked.wait(0.001)
+            before = monitor_state()[1]
+            # Were it awake it would look 4,000 times a second.
+            asked.wait(0.05)
+            woken.append(monitor_state()[1] - before)
+            loop.call_soon_threadsafe(over.set_result, None)
+
+        over = loop.create_future()
+        thread = threading.Thread(target=watch)
+        thread.start()
+        await over
+        thread.join()
+        assert woken[0] <= 2
+        # And it is awake as soon as there is something to see.
+        others: list[bool] = []
+        loop.call_soon(others.append, True)
+        spin_until(lambda: others)
 
     run(main())
 
