@@ -101,7 +101,7 @@ layers: $(VENV)/.lint
 # Each says itself which bars it meets; one that fails does not keep the others from being run.
 bench: $(VENV)/.bench
 	@status=0; \
-	for part in "echo $(BENCH)" tls udp spawn preempt step_cost channels copies files "serve $(BENCH)" "proxy $(BENCH)"; do \
+	for part in "echo $(BENCH)" tls udp spawn preempt step_cost blocking channels copies files "serve $(BENCH)" "proxy $(BENCH)"; do \
 		echo "== python -m benchmarks.$$part"; \
 		$(BIN)/python -m benchmarks.$$part || status=1; \
 	done; exit $$status

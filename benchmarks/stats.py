@@ -16,7 +16,7 @@ from dataclasses import dataclass
 #: Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 14, asks for 1,000 or more).
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-#: Issue 2: parity may be claimed from so many pairs.
+#: Parity with another loop may be claimed from so many pairs.
 PAIRS_FOR_PARITY = 15
 
 

