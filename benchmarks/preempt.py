@@ -36,6 +36,11 @@ GAP_S = 0.005
 QUANTUM_S = 0.001
 #: Of the bar on what preemption costs the hogs.
 COST_QUANTUM_S = 0.005
+#: Of the bar on many hogs that begin at once: CPU time of each, seconds, how many there are, and how often they come.
+BURST_HOG_S = 0.003
+BURST = 8
+BURST_GAP_S = 0.05
+BURSTS = 32
 #: How long the weighted hogs run together, seconds.
 SHARE_S = 2.0
 WEIGHTS = (1.0, 2.0, 4.0)
@@ -109,6 +114,29 @@ def echo(loop: str) -> dict[str, float]:
     async def compute() -> None:
         hog(rounds)
 
+    async def beside() -> None:
+        await asyncio.gather(*(compute() for _ in range(4)))
+
+    return echo_beside(loop, beside)
+
+
+def bursts(loop: str) -> dict[str, float]:
+    """The same beside hogs that become ready at the same time, again and again."""
+    rounds = rounds_for(BURST_HOG_S)
+
+    async def compute() -> None:
+        hog(rounds)
+
+    async def beside() -> None:
+        for _ in range(BURSTS):
+            await asyncio.gather(asyncio.sleep(BURST_GAP_S), *(compute() for _ in range(BURST)))
+
+    return echo_beside(loop, beside)
+
+
+def echo_beside(loop: str, beside: Callable[[], Coroutine[Any, Any, None]]) -> dict[str, float]:
+    """The latency of an echo server while ``beside()`` runs, seconds."""
+
     async def main() -> dict[str, float]:
         running = asyncio.get_running_loop()
         server = await running.create_server(Echo, "127.0.0.1", 0)
@@ -120,7 +148,7 @@ def echo(loop: str) -> dict[str, float]:
         assert client.stdin is not None and client.stdout is not None
         await client.stdout.readline()  # it has had its first echoes
         began, waited = time.monotonic(), waited_for_core()
-        await asyncio.gather(*(compute() for _ in range(4)))
+        await beside()
         ended, waited = time.monotonic(), waited_for_core() - waited
         client.stdin.close()
         told = json.loads(await client.stdout.read())
@@ -311,6 +339,7 @@ def weighted(loop: str) -> dict[str, float]:
 
 SCENARIOS: dict[str, Callable[[str], dict[str, float]]] = {
     "echo": echo,
+    "bursts": bursts,
     "cost": cost,
     "priority": priority,
     "equal": equal,
@@ -379,6 +408,11 @@ def bars(engine: str, rounds: Sequence[dict[str, dict[str, float]]]) -> list[Bar
     return [
         *bar("echo p99, quanta", lambda r: r[ours]["p99"] / QUANTUM_S, at_most=2.5),
         *bar("echo p99, uvloop's / ours", lambda r: r[peer]["p99"] / r[ours]["p99"], at_least=100),
+        *bar(
+            f"echo p99, {BURST} hogs at once, quanta",
+            lambda r: r[f"bursts@{engine}"]["p99"] / QUANTUM_S,
+            at_most=4.0,
+        ),
         *bar("hogs, preempted / serial", lambda r: r[f"cost@{engine}"]["ratio"], at_most=1.05),
         *bar(
             "high priority p99, quanta",

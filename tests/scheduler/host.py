@@ -44,6 +44,9 @@ class Host(asyncio.SelectorEventLoop):
     def has_ready(self) -> bool:
         return bool(self._ready)
 
+    def arrivals_wait(self) -> bool:
+        return False
+
     def has_other_work(self) -> bool:
         if self._ready or (self._scheduled and self._scheduled[0]._when <= self.time()):
             return True

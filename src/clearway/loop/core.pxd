@@ -11,6 +11,8 @@ cdef class LoopCore:
     cdef object __weakref__
     cdef public list _steps
     cdef public Py_ssize_t _head
+    cdef Py_ssize_t _behind
+    cdef bint _hurried
     cdef public unsigned long long _epoch
     cdef public Engine _engine
     cdef public Scheduler _scheduler
@@ -32,10 +34,17 @@ cdef class LoopCore:
     cpdef object _refuse(self)
     cdef Handle _soon(self, object callback, tuple args, object context)
     cdef TimerHandle _at(self, double when, object callback, tuple args, object context)
-    @cython.locals(timeout_ns=cython.longlong, timers=TimerHeap, wait_s=cython.double, scheduler=Scheduler)
+    @cython.locals(timeout_ns=cython.longlong, timers=TimerHeap, wait_s=cython.double, scheduler=Scheduler, older=Py_ssize_t)
     cpdef object _run_once(self)
     @cython.locals(timers=TimerHeap, now=cython.double, timer=TimerHandle)
     cdef object _expire_timers(self)
+    @cython.locals(ready=Py_ssize_t)
+    cdef object _note_arrivals(self, Py_ssize_t older)
+    @cython.locals(hurried=bint)
+    cpdef bint _set_hurry(self) except -1
+    cdef object _trim(self)
+    @cython.locals(older=Py_ssize_t)
+    cpdef bint arrivals_wait(self) except -1
     @cython.locals(clock=StepClock)
     cdef object _run_ready(self)
     @cython.locals(steps=list, end=Py_ssize_t, step=Step, epoch=cython.ulonglong, clock=StepClock)

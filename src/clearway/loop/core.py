@@ -39,6 +39,8 @@ class LoopCore:
 
     :ivar _steps: the ready queue.
     :ivar _head: index of the next step to run.
+    :ivar _behind: index one past the last step that I/O or a timer has put behind older ones; 0 when none is.
+    :ivar _hurried: whether the scheduler shortens the slices of steps because of that.
     :ivar _epoch: changes whenever a step was suspended or resumed.
     :ivar _sleeping: the thread is in, or about to enter, a wait: whoever queues from outside must wake it.
     """
@@ -49,6 +51,8 @@ class LoopCore:
         self._steps: list[Step] = []
         self._head = 0
         self._epoch = 0
+        self._behind = 0
+        self._hurried = False
         self._timers = TimerHeap()
         self._held: list[Step] = []
         self._thread_id = None
@@ -186,15 +190,34 @@ class LoopCore:
                 timeout_ns = 0
             else:
                 timeout_ns = int(min(wait_s, WAIT_MAX_S) * 1e9) + 1
+        older = len(self._steps) - self._head
         try:
             self._engine.turn(timeout_ns)
         finally:
             self._sleeping = False
         if not timers.is_empty():
             self._expire_timers()
-        if scheduler.has_suspended and scheduler.orders_ready:
-            scheduler.order_ready(self._steps, self._head)
+        if older:
+            self._note_arrivals(older)
+        if scheduler.has_suspended or self._hurried:
+            self._set_hurry()
+            if scheduler.orders_ready and scheduler.has_suspended:
+                scheduler.order_ready(self._steps, self._head)
         self._run_ready()
+
+    def _note_arrivals(self, older: int) -> None:
+        """Remember whether I/O or timers came behind the ``older`` steps that were ready before them."""
+        ready = len(self._steps)
+        if ready - self._head > older:
+            self._behind = ready
+
+    def _set_hurry(self) -> bool:
+        """While steps are suspended: have those that I/O and timers wait behind be given less time each."""
+        hurried = self._behind > self._head and self._scheduler.has_suspended
+        if hurried != self._hurried:
+            self._hurried = hurried
+            self._scheduler.hurry(hurried)
+        return hurried
 
     def _expire_timers(self) -> None:
         timers = self._timers
@@ -232,8 +255,7 @@ class LoopCore:
         steps = self._steps
         clock = self._clock
         if self._head:  # the last pass was left early
-            del steps[: self._head]
-            self._head = 0
+            self._trim()
         if self._held:
             self._release_held()
         end = len(steps)
@@ -251,16 +273,14 @@ class LoopCore:
                 return
             # Kept in its place while it runs, for current_step(); let go of at once after that.
             steps[self._head - 1] = None
-        del steps[: self._head]
-        self._head = 0
+        self._trim()
 
     def _run_pass_debug(self) -> None:
         """The same with asyncio's slow-callback report."""
         steps = self._steps
         clock = self._clock
         if self._head:
-            del steps[: self._head]
-            self._head = 0
+            self._trim()
         if self._held:
             self._release_held()
         end = len(steps)
@@ -288,7 +308,13 @@ class LoopCore:
                     "Executing %s took %.3f seconds", self._describe_step(step), took
                 )
             steps[self._head - 1] = None
-        del steps[: self._head]
+        self._trim()
+
+    def _trim(self) -> None:
+        """Let go of the steps that have been run."""
+        del self._steps[: self._head]
+        if self._behind:
+            self._behind = max(self._behind - self._head, 0)
         self._head = 0
 
     def _hold_back(self, step: Step) -> bool:
@@ -316,6 +342,8 @@ class LoopCore:
         held = self._held
         self._held = []
         self._steps[0:0] = held
+        if self._behind:
+            self._behind += len(held)
 
     # -- what the scheduler asks for -----------------------------------------------------------------------
 
@@ -327,6 +355,17 @@ class LoopCore:
 
     def has_ready(self) -> bool:
         return self._head < len(self._steps)
+
+    def arrivals_wait(self) -> bool:
+        """Take in what I/O and timers have ready; whether any of it waits behind steps that were ready before."""
+        older = len(self._steps) - self._head
+        # Reaping calls no user code.
+        self._engine.turn(0)
+        if not self._timers.is_empty():
+            self._expire_timers()
+        if older:
+            self._note_arrivals(older)
+        return self._set_hurry()
 
     def has_other_work(self) -> bool:
         """Whether anybody else could run now: a ready step, a due timer or a completion."""

@@ -13,6 +13,7 @@ cdef extern from "clock.h" nogil:
         int64_t deadline_ns
         int64_t alarm_ns
         int64_t quantum_ns
+        int64_t hurry_ns
         int64_t report_ns
         int mode
         int engine_fd

@@ -79,6 +79,7 @@ class StepClock:
         self.critical = _critical
         self.deadline_ns = 0
         self.alarm_ns = 0
+        self.hurry_ns = 0
         self.kick_word = 0
         self.kick_ns = 0
         self.kicks = (0, 0)

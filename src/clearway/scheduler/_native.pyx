@@ -185,6 +185,14 @@ cdef class StepClock:
         self.c.deadline_ns = value
 
     @property
+    def hurry_ns(self):
+        return self.c.hurry_ns
+
+    @hurry_ns.setter
+    def hurry_ns(self, int64_t value):
+        self.c.hurry_ns = value
+
+    @property
     def alarm_ns(self):
         return self.c.alarm_ns
 

@@ -39,6 +39,7 @@ typedef struct cw_clock {
     volatile int64_t deadline_ns;    /* next timer of the loop, CLOCK_MONOTONIC; 0 = none */
     volatile int64_t alarm_ns;       /* hard timeout: kick a running step at this time, whatever the plan */
     volatile int64_t quantum_ns;
+    volatile int64_t hurry_ns;       /* slice of a step that nobody announced, when not the quantum; 0 = it is */
     volatile int64_t report_ns;      /* 0 = no reports */
     volatile int mode;
     volatile int engine_fd;

@@ -235,7 +235,8 @@ static int cw_readable(int fd) {
 /* Look at one clock; returns when to look again. Called under cw_mutex. */
 static int64_t cw_tick(cw_clock *c, int64_t now, cw_watch *watch) {
     uint64_t w = __atomic_load_n(&c->word, __ATOMIC_ACQUIRE);
-    int64_t quantum = c->quantum_ns, tick = quantum / CW_TICKS_PER_QUANTUM, due, next;
+    int64_t quantum = c->quantum_ns, hurry = c->hurry_ns, fresh = hurry ? hurry : quantum;
+    int64_t tick = fresh / CW_TICKS_PER_QUANTUM, due, next;
     uint32_t seq;
     int planned, watching, waits, still, fire;
 
@@ -271,7 +272,7 @@ static int64_t cw_tick(cw_clock *c, int64_t now, cw_watch *watch) {
 
     seq = __atomic_load_n(&c->plan_seq, __ATOMIC_ACQUIRE);
     planned = !(seq & 1) && c->plan_word == w;
-    due = planned ? c->plan_due_ns : c->seen_ns + quantum;
+    due = planned ? c->plan_due_ns : c->seen_ns + fresh;
     watching = planned && (c->plan_flags & CW_PLAN_WATCH);
     waits = planned && (c->plan_flags & CW_PLAN_WAITS);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);

@@ -65,7 +65,7 @@ class Scheduler(Slices):
     """Runs a host (the event loop) so that its steps can be suspended.
 
     The host offers ``run_turns()``, ``_epoch``, ``current_step()``, ``has_ready()``, ``has_other_work()``,
-    ``flush()``, ``next_deadline_ns()``, ``engine_fd()``, ``drain_wakeups()`` and ``is_closed()``;
+    ``arrivals_wait()``, ``flush()``, ``next_deadline_ns()``, ``engine_fd()``, ``drain_wakeups()`` and ``is_closed()``;
     this class knows nothing of I/O.
 
     :param mode: "off", "report", "io" or "on".

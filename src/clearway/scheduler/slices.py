@@ -27,6 +27,10 @@ PROBE_NS = 50_000
 #: It is probed at growing intervals, up to this many quanta.
 PROBE_GAP_MAX_QUANTA = 4
 
+#: While I/O or a timer waits behind steps that were ready before it, the first slice of each of these is the
+#: quantum divided by this: several that overrun one after the other would else hold it up for a quantum each.
+HURRY_PARTS = 8
+
 #: The shortest slice, whatever a policy says: a switch costs a tenth of it.
 SLICE_MIN_NS = 50_000
 
@@ -77,7 +81,7 @@ class Slices(Runners):
         if fresh:
             entry = Suspended(me, host.current_step(), task, word)
             self._settle(now)
-            began = clock.c.kick_ns - self.quantum_ns
+            began = clock.c.kick_ns - (clock.c.hurry_ns or self.quantum_ns)
             self.policy.suspended(entry)
         else:
             began = self._slice_began_ns
@@ -162,6 +166,9 @@ class Slices(Runners):
             suspended_first = self._where != _native.AT_WAIT and self.shuffler.suspended_first()
         else:
             suspended_first = fresh and self._debt_ns > self.quantum_ns
+            if suspended_first and self._host.arrivals_wait():
+                # Those would wait for that slice too, and before them are more that may overrun: one more quantum.
+                suspended_first = self._debt_ns >= 2 * self.quantum_ns
         if suspended_first and len(self._suspended) > 1:
             entry = self._choose(
                 now, [e for e in self._suspended if e.strand is not greenlet.getcurrent()]
@@ -176,6 +183,18 @@ class Slices(Runners):
             parked.switch()
         else:
             self._root.switch()
+
+    def hurry(self, hurried: bool) -> None:
+        """The host calls this when it changes: I/O or timers wait behind ready steps, and a step has overrun.
+
+        The order stays; the first slice of a step is shorter.
+        """
+        clock = self.clock
+        if not hurried or self.shuffler is not None:
+            clock.c.hurry_ns = 0
+            return
+        clock.c.hurry_ns = max(self.quantum_ns // HURRY_PARTS, SLICE_MIN_NS)
+        clock.poke()
 
     def end_of_turn(self) -> None:
         """Give one suspended step one slice, if any; returns when it is this runner's turn again.
