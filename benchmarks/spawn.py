@@ -1,9 +1,9 @@
 """Subprocesses per second: clearway against uvloop and asyncio, one after another and some at a time.
 
-    python -m benchmarks.spawn [--loops uring,epoll,asyncio,uvloop] [--at-once 1,8] [--count 300] [--rounds 3]
+    python -m benchmarks.spawn [--loops uring,epoll,asyncio,threaded,uvloop] [--at-once 1,8] [--count 300] [--rounds 3]
 
-Each sample is a fresh interpreter that starts ``true`` COUNT times and waits for each. On Python 3.11 asyncio is
-given its pidfd watcher: its default there starts a thread per process, and the best of asyncio is the control.
+Each sample is a fresh interpreter that starts ``true`` COUNT times and waits for each. asyncio is given its pidfd
+watcher, the best it has; "threaded" is asyncio with a thread per process, its default before Python 3.12.
 """
 
 from __future__ import annotations
@@ -49,12 +49,14 @@ def child(name: str, count: int, at_once: int, piped: bool) -> None:
     """One sample, printed as JSON."""
     from benchmarks.servers.udp import new_loop
 
-    loop = new_loop(name)
+    watched = name in ("asyncio", "threaded")
+    loop = new_loop("asyncio" if watched else name)
     asyncio.set_event_loop(loop)
-    if name == "asyncio" and sys.version_info < (3, 14):
+    if watched and sys.version_info < (3, 14):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            watcher = asyncio.PidfdChildWatcher()
+            pidfd = name == "asyncio"
+            watcher = asyncio.PidfdChildWatcher() if pidfd else asyncio.ThreadedChildWatcher()
             watcher.attach_loop(loop)
             asyncio.set_child_watcher(watcher)
     loop.run_until_complete(spawn(at_once * 4, at_once, piped))
@@ -69,7 +71,7 @@ def child(name: str, count: int, at_once: int, piped: bool) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--loops", default="uring,epoll,asyncio,uvloop")
+    parser.add_argument("--loops", default="uring,epoll,asyncio,threaded,uvloop")
     parser.add_argument("--peer", default="asyncio", help="what the ratios are to")
     parser.add_argument("--at-once", default="1,8")
     parser.add_argument("--count", type=int, default=300)

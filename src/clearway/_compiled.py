@@ -15,6 +15,7 @@ COMPILED_MODULES: dict[str, str] = {
     "clearway.kernel.sysio": "clearway/kernel/sysio.pyx",
     "clearway.kernel.dgram": "clearway/kernel/dgram.pyx",
     "clearway.kernel.fileio": "clearway/kernel/fileio.pyx",
+    "clearway.kernel.launch": "clearway/kernel/launch.pyx",
     "clearway.steps": "clearway/steps.py",
     "clearway.buffers.account": "clearway/buffers/account.py",
     "clearway.buffers.lease": "clearway/buffers/lease.pyx",

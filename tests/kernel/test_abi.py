@@ -10,7 +10,13 @@ import sysconfig
 import pytest
 
 SOURCE = pathlib.Path(__file__).parents[2] / "src" / "clearway"
-HEADERS = ["kernel/uring.h", "kernel/sysio.h", "kernel/dgram.h", "channels/ring.h"]
+HEADERS = [
+    "kernel/uring.h",
+    "kernel/sysio.h",
+    "kernel/dgram.h",
+    "kernel/launch.h",
+    "channels/ring.h",
+]
 
 # (ours, the system's): sizes and the offsets that the kernel reads.
 STRUCTS = {

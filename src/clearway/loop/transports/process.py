@@ -1,4 +1,4 @@
-"""Subprocesses: started by ``subprocess.Popen``, waited for by a pidfd.
+"""Subprocesses: started as by ``subprocess.Popen`` (``launching``), waited for by a pidfd.
 
 A pidfd (Linux 5.3) polls readable when its process ends, so nothing here installs a SIGCHLD handler, starts a
 thread or waits for a process that is not its own: handlers of the user's, other loops and ``subprocess`` go on
@@ -25,6 +25,7 @@ from functools import partial
 from select import EPOLLIN
 from typing import Any
 
+from clearway.loop.transports.launching import start
 from clearway.loop.transports.pipe import ReadPipeTransport, WritePipeTransport
 from clearway.steps import Handle
 
@@ -42,18 +43,13 @@ class SubprocessTransport(transports.SubprocessTransport):
         loop: Any,
         protocol: Any,
         args: Any,
-        shell: bool,
-        stdin: Any,
-        stdout: Any,
-        stderr: Any,
-        bufsize: int,
+        proc: subprocess.Popen[bytes],
         extra: dict[str, Any] | None,
-        options: dict[str, Any],
     ) -> None:
         super().__init__(extra)
         self._loop = loop
         self._protocol = protocol
-        self._closed = True  # until there is a process, __del__ has nothing to complain about
+        self._closed = True  # until it is whole, __del__ has nothing to complain about
         self._finished = False
         self._returncode: int | None = None
         self._exit_waiters: list[asyncio.Future[int]] = []
@@ -62,22 +58,13 @@ class SubprocessTransport(transports.SubprocessTransport):
         self._pidfd = -1
         # Calls that must wait until the protocol knows its transport; None: it does.
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = []
-        self._proc: subprocess.Popen[bytes] | None = subprocess.Popen(
-            args,
-            shell=shell,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            universal_newlines=False,
-            bufsize=bufsize,
-            **options,
-        )
-        self._pid = self._proc.pid
+        self._proc: subprocess.Popen[bytes] | None = proc
+        self._pid = proc.pid
         self._closed = False
         self._extra["subprocess"] = self._proc  # type: ignore[attr-defined]
         try:
             self._watch()
-            self._connect(self._proc)
+            self._connect(proc)
         except BaseException:
             self._closed = True
             self._kill_and_reap()
@@ -379,9 +366,9 @@ async def start_process(
     options: dict[str, Any],
 ) -> SubprocessTransport:
     """What ``loop.subprocess_exec`` and ``subprocess_shell`` come down to."""
-    transport = SubprocessTransport(
-        loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, options
-    )
+    joined = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "bufsize": bufsize}
+    proc = await start(loop, args, {"shell": shell, **joined, **options})
+    transport = SubprocessTransport(loop, protocol, args, proc, extra)
     try:
         if _connects_pipes_itself(loop):
             await transport._connect_by_loop()
