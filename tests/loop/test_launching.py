@@ -164,7 +164,8 @@ def test_what_cannot_be_run(factory, tmp_path, make, expected):
         before = children()
         with pytest.raises(OSError) as caught:
             await asyncio.create_subprocess_exec(path, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-        assert (caught.value.errno, caught.value.filename) == (expected, path)
+        # By posix_spawn, from 3.13 on, asyncio names it by a string.
+        assert (caught.value.errno, os.fspath(caught.value.filename)) == (expected, str(path))
         assert children() == before
 
     run(factory, main)
@@ -365,7 +366,10 @@ def test_signals_that_the_program_starts_with(factory):
                 out, _ = await process.communicate()
                 status = dict(line.split(":") for line in out.decode().splitlines())
                 masks = [int(status[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt")]
-                print(*([n for n in range(1, 65) if mask & (1 << (n - 1))] for mask in masks))
+                # Not the two that the C library keeps for itself.
+                print(*(
+                    [n for n in range(1, 65) if mask & (1 << (n - 1)) and n not in (32, 33)]
+                    for mask in masks))
 
         loop.run_until_complete(main())
         loop.close()
