@@ -20,6 +20,9 @@ cdef class DatagramTransport(FeedOwner):
     cdef public object _address
     cdef bint _connected
     cdef public bint _closing
+    cdef bint _made
+    cdef public bint _paused
+    cdef list _received
     cdef public int _conn_lost
     cdef public bint _protocol_paused
     cdef Py_ssize_t _high_water

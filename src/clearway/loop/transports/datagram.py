@@ -89,6 +89,10 @@ class DatagramTransport(FeedOwner):
         self._address = address or None
         self._protocol = protocol
         self._closing = False
+        self._made = False
+        self._paused = False
+        # What a wake-up took in and the protocol has not had, because it paused in the middle of the batch.
+        self._received: list[Any] = []
         self._conn_lost = 0
         self._protocol_paused = False
         self._high_water = HIGH_WATER
@@ -137,7 +141,38 @@ class DatagramTransport(FeedOwner):
         return bool(self._closing)
 
     def is_reading(self) -> bool:
-        return not self._closing
+        return not self._closing and not self._paused
+
+    def pause_reading(self) -> None:
+        if self._closing or self._paused:
+            return
+        self._paused = True
+        self._feed.stop()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        if self._closing or not self._paused:
+            return
+        self._paused = False
+        if self._made:
+            self._start_feed()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    # isinstance() says that this is an asyncio.Transport, as of asyncio's own; and as there, these do not apply.
+
+    def write(self, data: Any) -> None:
+        raise NotImplementedError("a datagram transport has no write(); use sendto()")
+
+    def writelines(self, list_of_data: Any) -> None:
+        raise NotImplementedError("a datagram transport has no writelines(); use sendto()")
+
+    def write_eof(self) -> None:
+        raise NotImplementedError("datagrams have no end of file")
+
+    def can_write_eof(self) -> bool:
+        raise NotImplementedError("datagrams have no end of file")
 
     def sendto(self, data: Any, addr: Any = None) -> None:
         if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
@@ -214,14 +249,18 @@ class DatagramTransport(FeedOwner):
 
     def readable(self) -> None:
         feed = self._feed
-        try:
-            batch = self._datagrams.receive(self._sock, self._sock_fd)
-        except OSError as exc:
-            if exc.errno in GONE:
-                feed.can_read = False  # it would be the same for ever
-            self._error_received(exc)
-            return
-        feed.can_read = self._datagrams.more
+        if self._received:
+            batch = self._received
+            self._received = []
+        else:
+            try:
+                batch = self._datagrams.receive(self._sock, self._sock_fd)
+            except OSError as exc:
+                if exc.errno in GONE:
+                    feed.can_read = False  # it would be the same for ever
+                self._error_received(exc)
+                return
+            feed.can_read = self._datagrams.more
         count = len(batch)
         if count == 0:
             return
@@ -245,6 +284,11 @@ class DatagramTransport(FeedOwner):
                     self._report("protocol.datagram_received() failed", exc, batch[index + 1])
                 index += 2
                 if self._closing:
+                    break
+                if self._paused:
+                    if index < count:
+                        self._received = batch[index:]
+                        feed.can_read = True
                     break
         finally:
             if self._corked:
@@ -364,14 +408,18 @@ class DatagramTransport(FeedOwner):
         except BaseException as exc:
             self._report("protocol.connection_made() failed", exc)
         finally:
+            self._made = True
             self._feed.leave()
-            if not self._closing:
-                try:
-                    self._feed.start()
-                except OSError as exc:
-                    self._report("this socket cannot be waited for", exc)
+            if not self._closing and not self._paused:
+                self._start_feed()
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+
+    def _start_feed(self) -> None:
+        try:
+            self._feed.start()
+        except OSError as exc:
+            self._report("this socket cannot be waited for", exc)
 
     def _force_close(self, exc: BaseException | None) -> None:
         if self._conn_lost:

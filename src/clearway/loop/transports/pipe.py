@@ -286,6 +286,17 @@ class WritePipeTransport(PipeTransport):
     def can_write_eof(self) -> bool:
         return True
 
+    # isinstance() says that this is an asyncio.Transport, as it does of asyncio's own; and as there, it cannot read.
+
+    def is_reading(self) -> bool:
+        raise NotImplementedError("this is the writing half of a pipe")
+
+    def pause_reading(self) -> None:
+        raise NotImplementedError("this is the writing half of a pipe")
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError("this is the writing half of a pipe")
+
     def get_write_buffer_size(self) -> int:
         return self._pending
 
