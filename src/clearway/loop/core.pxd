@@ -52,6 +52,7 @@ cdef class LoopCore:
     @cython.locals(steps=list, end=Py_ssize_t, step=Step, epoch=cython.ulonglong, clock=StepClock, start=cython.double, took=cython.double)
     cdef object _run_pass_debug(self)
     cdef bint _hold_back(self, Step step) except -1
+    cdef bint _cancels_suspended(self, Step step) except -1
     cdef object _release_held(self)
     cpdef bint _hold(self, Step step) except -1
     @cython.locals(scheduler=Scheduler)

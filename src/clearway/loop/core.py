@@ -13,9 +13,11 @@ from __future__ import annotations
 from asyncio import Future, base_events
 from collections.abc import Callable
 from contextvars import Context
+from types import MethodType
 from typing import Any
 
 from clearway.kernel.sysio import monotonic, receive_some
+from clearway.scheduler.cancelling import tasks_to_cancel
 from clearway.scheduler.domains import domain_var
 from clearway.scheduler.preemption import VIRTUAL_SIGNAL, Scheduler
 from clearway.steps import Handle, Step
@@ -263,6 +265,8 @@ class LoopCore:
         while self._head < end:
             step = steps[self._head]
             self._head += 1
+            if self._scheduler.has_suspended and self._cancels_suspended(step):
+                continue
             if self._scheduler.looks_at_steps and self._hold_back(step):
                 continue
             clock.c.word += 2
@@ -288,6 +292,8 @@ class LoopCore:
         while self._head < end:
             step = steps[self._head]
             self._head += 1
+            if self._scheduler.has_suspended and self._cancels_suspended(step):
+                continue
             if self._scheduler.looks_at_steps and self._hold_back(step):
                 continue
             clock.c.word += 2
@@ -329,6 +335,17 @@ class LoopCore:
         self._steps[self._head - 1] = None
         self._held.append(step)
         return True
+
+    def _cancels_suspended(self, step: Step) -> bool:
+        """Whether ``step`` must wait because it would cancel a task that is suspended: see scheduler.cancelling."""
+        if not isinstance(step, Handle) or type(step._callback) is not MethodType:
+            return False
+        for task in tasks_to_cancel(step._callback):
+            if self._scheduler.is_suspended(task):
+                self._steps[self._head - 1] = None
+                self._held.append(step)
+                return True
+        return False
 
     def _hold(self, step: Step) -> bool:
         """Keep ``step``, whose context is entered, for the next pass if a suspended step can be what entered it."""
