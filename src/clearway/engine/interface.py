@@ -417,13 +417,13 @@ class Feed(Step):
             return  # suspended inside the owner: what came meanwhile is looked at when it returns
         self.busy += 1
         try:
-            if self.events & _WRITABLE:
-                self.events &= ~_WRITABLE
-                self.owner.writable()
             if self.events & _READABLE:
                 self.events &= ~_READABLE
                 if self.reading and self.can_read:
                     self.owner.readable()
+            if self.events & _WRITABLE:
+                self.events &= ~_WRITABLE
+                self.owner.writable()
         finally:
             self.leave()
 

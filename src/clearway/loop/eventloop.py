@@ -242,6 +242,8 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
         self._head = 0
         self._selector = None
         self._engine.close()
+        # What nobody closed is the garbage collector's, which warns of it.
+        self._transports.clear()
 
     def _end_suspended_steps(self) -> None:
         self._stopping = True

@@ -52,10 +52,9 @@ class SocketMethods:
         base_events._check_ssl_socket(sock)  # type: ignore[attr-defined]
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
-        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
         fd = sock.fileno()
-        if fd < 0:
-            raise ValueError(f"Invalid file descriptor: {fd}")
+        if fd >= 0:  # what is asked of a closed socket says itself that it is closed
+            self._ensure_fd_no_transport(fd)  # type: ignore[attr-defined]
         return fd
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
@@ -101,8 +100,13 @@ class SocketMethods:
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         fd = self._check_socket(sock)
         await self._pass_on()
-        with memoryview(data) as whole, whole.cast("B") as view:
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
             sent = 0
+        if type(data) is bytes and sent == len(data):
+            return
+        with memoryview(data) as whole, whole.cast("B") as view:
             while sent < len(view):
                 try:
                     sent += sock.send(view[sent:] if sent else view)
@@ -168,10 +172,12 @@ class SocketMethods:
         )
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        self._check_sendfile_params(transp._sock, file, offset, count)  # type: ignore[attr-defined]
+        drained = transp._make_empty_waiter()
         resume = transp.is_reading()
         transp.pause_reading()
-        await transp._make_empty_waiter()
         try:
+            await drained
             return await self._send_file(
                 transp._sock_fd, file, offset, count, transp._wait_writable, transp
             )

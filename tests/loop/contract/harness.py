@@ -37,7 +37,7 @@ _BLOTS = (
     (re.compile(r"Task-\d+"), "Task-N"),
     # Who reports a failed callback, the handle or the transport, is a documented difference.
     (
-        re.compile(r"Exception in callback .*|protocol\.\w+\(\) failed", re.DOTALL),
+        re.compile(r"Exception in callback .*|\w+\.\w+\(\) failed", re.DOTALL),
         "a callback failed",
     ),
 )

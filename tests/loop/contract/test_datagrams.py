@@ -350,7 +350,7 @@ async def ways_to_make_one(trace: Trace) -> None:
         try:
             transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, **options)
         except BaseException as exc:
-            trace(label, type(exc).__name__, own_text(exc).replace(str(PORT), "PORT")[:60])
+            trace(label, type(exc).__name__, own_text(exc).replace(str(PORT), "PORT")[:40])
             return
         sock = transport.get_extra_info("socket")
         trace(

@@ -33,6 +33,7 @@ cdef class DatagramTransport(FeedOwner):
     cdef unsigned long long _cork_epoch
     cdef list _out
     cdef object _context
+    cdef object _output_context
     cdef Datagrams _datagrams
     cdef Feed _feed
     cpdef object context(self)

@@ -103,6 +103,8 @@ class DatagramTransport(FeedOwner):
         self._cork_epoch = 0
         self._out: list[Any] = []
         self._context = copy_context()
+        # As in asyncio, whoever made the output pile up hears of it in his own.
+        self._output_context = self._context
         self._datagrams: Datagrams = loop._get_datagrams()
         self._feed: Feed = loop._engine.open_feed(self._sock_fd, self, True, False)
         loop._transports[self._sock_fd] = self
@@ -297,6 +299,8 @@ class DatagramTransport(FeedOwner):
                 self.uncork()
 
     def writable(self) -> None:
+        if self._conn_lost:
+            return  # aborted meanwhile
         queue = self._queue
         while queue:
             data, addr = queue[0]
@@ -310,7 +314,9 @@ class DatagramTransport(FeedOwner):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._context.run(self._fatal_error, exc, "Fatal write error on datagram transport")
+                self._output_context.run(
+                    self._fatal_error, exc, "Fatal write error on datagram transport"
+                )
                 return
             if sent < 0:
                 self._feed.wait_writable()
@@ -318,10 +324,10 @@ class DatagramTransport(FeedOwner):
             queue.popleft()
             self._pending -= len(data) + _HEADER_SIZE
         if self._protocol_paused and self._pending <= self._low_water:
-            self._context.run(self._resume_protocol)
+            self._output_context.run(self._resume_protocol)
         if not queue and self._closing and not self._conn_lost:
             self._conn_lost += 1
-            self._context.run(self._finish, None)
+            self._output_context.run(self._finish, None)
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -338,6 +344,7 @@ class DatagramTransport(FeedOwner):
             self._fatal_error(exc, "Fatal write error on datagram transport")
             return
         if sent < 0:
+            self._output_context = copy_context()
             self._enqueue(data, addr)
             self._maybe_pause_protocol()
 
@@ -391,6 +398,7 @@ class DatagramTransport(FeedOwner):
                 )
                 return
             if sent < 0:
+                self._output_context = self._context.copy()  # they were sent by datagram_received
                 self._enqueue(out[start], out[start + 1])
                 start += 2
             else:

@@ -34,6 +34,7 @@ cdef class WritePipeTransport(PipeTransport):
     cdef Py_ssize_t _high_water
     cdef Py_ssize_t _low_water
     cdef list _out
+    cdef object _output_context
     cdef Py_ssize_t _pending
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cpdef object write(self, object data)

@@ -275,6 +275,8 @@ class WritePipeTransport(PipeTransport):
         self._low_water = HIGH_WATER // 4
         self._out: list[Any] = []
         self._pending = 0
+        # As in asyncio, whoever made the output pile up hears of it in his own.
+        self._output_context = self._context
         self._feed: Feed = loop._engine.open_feed(self._fileno, self, False, True)
 
     def _state(self) -> list[str]:
@@ -341,6 +343,7 @@ class WritePipeTransport(PipeTransport):
             if sent == size:
                 return
             self._feed.wait_writable()
+            self._output_context = copy_context()
         # The caller may change what is not bytes once we have returned.
         chunk = data if type(data) is bytes else bytes(data)
         self._out.append(memoryview(chunk)[sent:] if sent else chunk)
@@ -384,6 +387,8 @@ class WritePipeTransport(PipeTransport):
         self._close_now(BrokenPipeError() if self._out else None, self._context.copy())
 
     def writable(self) -> None:
+        if self._ending:
+            return  # the reader's end came with it
         out = self._out
         while out:
             try:
@@ -391,7 +396,7 @@ class WritePipeTransport(PipeTransport):
             except BlockingIOError:
                 break
             except OSError as exc:
-                self._fatal_error(exc, self._context.copy())
+                self._fatal_error(exc, self._output_context.copy())
                 return
             self._pending -= sent
             taken = 0
@@ -404,11 +409,11 @@ class WritePipeTransport(PipeTransport):
         if out:
             self._feed.wait_writable()
         if self._protocol_paused and self._pending <= self._low_water:
-            self._context.run(self._resume_protocol)
+            self._output_context.run(self._resume_protocol)
         if not self._out and self._closing and not self._ending:
             self._ending = True
             self._feed.stop()
-            self._context.run(self._finish, None)
+            self._output_context.run(self._finish, None)
 
     def _close_now(self, exc: BaseException | None, context: Any = None) -> None:
         self._out.clear()
