@@ -119,7 +119,7 @@ class SubprocessTransport(transports.SubprocessTransport):
         pipe = self._pipes.get(fd)
         return None if pipe is None else pipe.pipe
 
-    def send_signal(self, sig: int) -> None:
+    def send_signal(self, signal: int) -> None:
         """Send a signal; nothing happens when the process has ended.
 
         :raises ProcessLookupError: the transport is gone.
@@ -131,7 +131,7 @@ class SubprocessTransport(transports.SubprocessTransport):
             return
         # Not reaped yet, so the number cannot have been given to another process.
         try:
-            os.kill(self._pid, sig)
+            os.kill(self._pid, signal)
         except ProcessLookupError:
             pass
 
