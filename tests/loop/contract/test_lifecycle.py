@@ -20,6 +20,9 @@ from .harness import DatagramTracer, Scenarios, StreamTracer, Trace, compare
 
 scenario = Scenarios()
 
+#: run_forever() of 3.13.0, refused because another loop runs, cleans up after it.
+ASYNCIO_BREAKS_THE_RUNNING_LOOP = sys.version_info[:3] == (3, 13, 0)
+
 
 @pytest.mark.parametrize("function", scenario, ids=lambda f: f.__name__)
 def test_same_as_asyncio(factories, function):
@@ -326,8 +329,8 @@ def executors_at_the_end(trace, loop):
 
 @outside
 def executor_timeout(trace, loop):
-    if sys.version_info < (3, 12):
-        return
+    if sys.version_info < (3, 13):
+        return  # 3.12 takes the argument and waits all the same
     release = threading.Event()
 
     async def main():
@@ -399,6 +402,8 @@ def _name_of_error(function, *args):
 
 @outside
 def running_in_two_threads(trace, loop):
+    if ASYNCIO_BREAKS_THE_RUNNING_LOOP:
+        return
     started = threading.Event()
     loop.call_soon(started.set)
     thread = threading.Thread(target=loop.run_forever)
@@ -413,6 +418,8 @@ def running_in_two_threads(trace, loop):
 
 @scenario
 async def running_two(trace: Trace) -> None:
+    if ASYNCIO_BREAKS_THE_RUNNING_LOOP:
+        return
     other = another()
     trace.call("forever", other.run_forever)
     coroutine = asyncio.sleep(0)
