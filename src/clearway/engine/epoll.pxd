@@ -25,6 +25,7 @@ cdef class EpollStream(Stream):
     cdef object arm_out(self)
     @cython.locals(sent=Py_ssize_t)
     cdef object on_writable(self)
+    cdef object let_go(self)
     cdef bint has_more(self)
     cpdef bint armed(self)
     cpdef object start_reading(self)

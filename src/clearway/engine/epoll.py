@@ -91,6 +91,7 @@ class EpollStream(Stream):
                 self.engine.poller.modify(self.fd, STREAM_EVENTS | EPOLLOUT)
             else:
                 self.registered = True
+                self.engine.remember(self.fd, self)
                 self.engine.poller.add(self.fd, STREAM_EVENTS | EPOLLOUT)
 
     def on_writable(self) -> None:
@@ -251,6 +252,12 @@ class EpollStream(Stream):
     def wait_writable(self, step: Step) -> None:
         self.writable_step = step
         self.arm_out()
+
+    def let_go(self) -> None:
+        if self.registered and not self.out_armed:
+            self.registered = False
+            self.engine.poller.remove(self.fd)
+            self.engine.forget(self.fd)
 
     def discard_output(self) -> None:
         self.clear_out()

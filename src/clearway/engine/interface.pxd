@@ -47,6 +47,7 @@ cdef class Stream(Step):
     cdef object queue(self, unsigned int events)
     cpdef object again(self)
     cpdef object announce_progress(self)
+    cdef object let_go(self)
     @cython.locals(out=list, head=Py_ssize_t, total=Py_ssize_t, size=Py_ssize_t, chunk=bytes)
     cdef object take_out(self, Py_ssize_t count)
     @cython.locals(out=list)

@@ -146,6 +146,9 @@ class Stream(Step):
         """Call ``StreamOwner.readable`` once more, in a step of its own."""
         self.queue(_READABLE)
 
+    def let_go(self) -> None:
+        """Hold no reference on it: the end has been read, and no output waits. Writing goes on as before."""
+
     def announce_progress(self) -> None:
         """Call ``StreamOwner.progress`` in a step of its own."""
         self.queue(_WRITABLE)

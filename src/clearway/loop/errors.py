@@ -57,6 +57,18 @@ def add_to_message(context: dict[str, Any]) -> dict[str, Any]:
     return rest | {"message": message}
 
 
+def insist_on_protocol(protocol: Any) -> None:
+    """What a factory returns is looked at before there is a transport.
+
+    :raises AttributeError: as from asyncio, where it is no protocol.
+    """
+    if not hasattr(protocol, "connection_made"):
+        raise AttributeError(
+            f"{type(protocol).__name__!r} object has no attribute 'connection_made': "
+            "does the protocol factory return a protocol?"
+        )
+
+
 def describe_peer(transport: Any) -> str:
     """Who is at the other end: "127.0.0.1:8000", "/run/app.sock", "pid 17"; "" when that is not known."""
     try:

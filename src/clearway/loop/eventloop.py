@@ -396,6 +396,8 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         fileno = _fileno(fd)
         transport = self._transports.get(fileno)
+        if type(transport) is weakref.ref:
+            transport = transport()
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 

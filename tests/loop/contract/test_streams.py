@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import gc
 import socket
+import warnings
 import weakref
 
 import pytest
@@ -1066,3 +1067,75 @@ async def large_both_ways(trace, pair):
     await a.lost
     await b.lost
     trace(got["a"], got["b"])
+
+
+@scenario
+async def half_open_and_forgotten(trace):
+    """Nobody has the writer any more, and the peer has sent its end: the collector closes the connection."""
+    answers = []
+
+    async def handler(reader, writer):
+        answers.append(await reader.read())
+
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    peer = socket.create_connection(server.sockets[0].getsockname())
+    peer.settimeout(8)
+    peer.sendall(b"question")
+    peer.shutdown(socket.SHUT_WR)
+    await settle()
+    trace(answers)
+    await settle()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the socket and the writer too: who holds what differs
+        gc.collect()
+    await settle()
+    trace("closed", await asyncio.to_thread(peer.recv, 10))
+    peer.close()
+    server.close()
+    await server.wait_closed()
+
+
+@both
+async def half_open_and_kept(trace, pair):
+    """Whoever has the transport goes on writing, more than the kernel takes at once as well."""
+    ours, peer = pair()
+    p = StreamTracer(trace, eof=lambda p: True)
+    transport = await attach(ours, p)
+    small_buffers(ours, peer)
+    peer.shutdown(socket.SHUT_WR)
+    await settle()
+    gc.collect()
+    for size in (5, 500_000, 5):
+        transport.write(bytes(size))
+        await settle()
+        gc.collect()
+        trace(len(await asyncio.to_thread(recv_exactly, peer, size)))
+        await settle()
+        gc.collect()
+        trace("closing", transport.is_closing())
+    # What is on its way keeps it, even where nobody else does.
+    transport.write(bytes(500_000))
+    transport.close()
+    p.transport = None
+    lost = p.lost
+    del transport, p
+    gc.collect()
+    trace(len(await asyncio.to_thread(recv_all, peer)))
+    await lost
+    peer.close()
+
+
+@scenario
+async def no_protocol(trace):
+    loop = asyncio.get_running_loop()
+    for factory in (lambda: None, object):
+        ours, peer = unix_pair()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # asyncio makes a transport first
+            try:
+                await loop.connect_accepted_socket(factory, ours)
+            except AttributeError as exc:
+                trace(str(exc).split(":")[0])
+            gc.collect()
+        ours.close()
+        peer.close()

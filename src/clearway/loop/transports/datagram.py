@@ -22,7 +22,7 @@ from typing import Any
 from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.dgram import Datagrams
 from clearway.kernel.sysio import run_in_context
-from clearway.loop.errors import describe_address
+from clearway.loop.errors import describe_address, insist_on_protocol
 from clearway.steps import Handle
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
@@ -68,6 +68,7 @@ class DatagramTransport(FeedOwner):
         address: Any,
         extra: dict[str, Any] | None,
     ) -> None:
+        insist_on_protocol(protocol)
         self._loop = loop
         self._sock = sock
         self._sock_fd = sock.fileno()

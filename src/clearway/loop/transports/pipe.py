@@ -17,6 +17,7 @@ from typing import Any
 
 from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.sysio import run_method1
+from clearway.loop.errors import insist_on_protocol
 from clearway.steps import Handle
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
@@ -41,6 +42,7 @@ class PipeTransport(FeedOwner):
 
     def __init__(self, loop: Any, pipe: Any, protocol: Any, extra: dict[str, Any] | None) -> None:
         self._pipe = None
+        insist_on_protocol(protocol)
         self._loop = loop
         self._fileno = pipe.fileno()
         self._mode = os.fstat(self._fileno).st_mode

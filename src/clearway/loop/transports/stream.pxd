@@ -48,6 +48,7 @@ cdef class StreamTransport(StreamOwner):
     cdef object _fill_user_buffer(self)
     cdef object _end_reached(self, int delivered)
     cdef object _on_eof(self)
+    cdef object _let_go(self)
     cdef object _written(self)
     cdef object _refuse(self, str method)
     cdef bint _count_lost_write(self) except -1

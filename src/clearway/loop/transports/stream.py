@@ -11,6 +11,7 @@ import asyncio
 import socket
 import sys
 import warnings
+import weakref
 from asyncio import constants, transports, trsock
 from asyncio.log import logger
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from typing import Any
 from clearway.engine.interface import Stream, StreamOwner
 from clearway.kernel import addresses
 from clearway.kernel.sysio import close_fd, pack_addresses, run_method1
+from clearway.loop.errors import insist_on_protocol
 from clearway.steps import FutureStep, Handle
 
 #: Above this many pending bytes the protocol is asked to pause (asyncio: 64 KiB in _FlowControlMixin).
@@ -61,6 +63,7 @@ class StreamTransport(StreamOwner):
         extra: dict[str, Any] | None,
     ) -> None:
         self._open = False
+        insist_on_protocol(protocol)
         self._loop = loop
         self._protocol = protocol
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
@@ -108,7 +111,11 @@ class StreamTransport(StreamOwner):
     def __del__(self) -> None:
         if self._open:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2)
+            # For good: others of the same cycle are finalised after it and may still call it, as a StreamWriter does.
+            self._closing = True
+            self._conn_lost += 1
             self._stream.close()
+            self._loop._transports.pop(self._sock_fd, None)
             self._close_socket()
             if self._server is not None:
                 self._detach_server()
@@ -438,6 +445,15 @@ class StreamTransport(StreamOwner):
             return
         if not keep_open:
             self._close(self._context.copy())
+        elif not self._stream.pending:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Half-open and idle it lives as long as somebody knows it, as in asyncio: nothing will happen to it by itself,
+        and a server whose handler forgot to close it would have the descriptor for good."""
+        if not self._closing:
+            self._stream.let_go()
+            self._loop._transports[self._sock_fd] = weakref.ref(self)
 
     def _written(self) -> None:
         """Go on with what was waiting for the output to drain."""
@@ -452,6 +468,8 @@ class StreamTransport(StreamOwner):
         elif self._eof and self._stream.awaited:
             self._stream.awaited = False
             self._shutdown_write()
+        if self._read_eof and self._open:
+            self._let_go()
 
     def _shutdown_write(self) -> None:
         try:
