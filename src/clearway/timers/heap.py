@@ -84,7 +84,14 @@ class TimerHandle(Handle):
         return NotImplemented
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        if isinstance(other, TimerHandle):
+            return bool(
+                self._when == other._when
+                and self._callback == other._callback
+                and self._args == other._args
+                and self._cancelled == other._cancelled
+            )
+        return NotImplemented
 
 
 def _before(a: TimerHandle, b: TimerHandle) -> bool:

@@ -60,6 +60,11 @@ async def order_of_timers(trace: Trace) -> None:
     loop.call_at(when + 0.005, done.set_result, None)
     trace("when", handles[0].when() == when + 0.003, handles[1].cancelled())
     trace("order", handles[3] < handles[0], handles[0] > handles[2], handles[0] == handles[0])
+    twins = [loop.call_at(when + 1, trace, "twin") for _ in range(2)]
+    trace("twins", twins[0] == twins[1], hash(twins[0]) == hash(twins[1]), twins[0] <= twins[1])
+    twins[0].cancel()
+    trace("twins", twins[0] == twins[1], twins[0] == 7)
+    twins[1].cancel()
     await done
 
 

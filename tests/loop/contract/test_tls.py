@@ -144,6 +144,26 @@ def _ignore_want(call):
 
 
 @scenario
+async def last_words(trace: Trace) -> None:
+    """What is written in eof_received still goes to the peer, which has only said that it sends no more."""
+    for kind in (StreamTracer, BufferTracer):
+        for size in (4, 1_000_000):
+            transport, p, peer = await connected(
+                trace, kind, eof=lambda p, size=size: p.transport.write(bytes(size))
+            )
+            peer.tls.write(b"last")
+            trace(_ignore_want(peer.tls.unwrap))
+            peer.flush()
+            total = 0
+            while total < size:
+                total += len(await peer.receive())
+            trace(total)
+            await p.lost
+            trace(transport.is_closing())
+            peer.sock.close()
+
+
+@scenario
 async def the_peer_vanishes(trace: Trace) -> None:
     for vanish in (lambda sock: sock.close(), reset):
         transport, p, peer = await connected(trace)

@@ -35,6 +35,7 @@ cdef class TLSTransport:
     cdef public bint _closed
     cdef bint _discarding
     cdef bint _peer_eof
+    cdef bint _read_ended
     cdef bint _delivering
     cdef int _calls
     cdef bint _controlling

@@ -119,6 +119,7 @@ class TLSTransport:
         self._app_ended = False
         self._discarding = False
         self._peer_eof = False
+        self._read_ended = False
         self._delivering = False
         # Calls of the protocol that have not returned, and what must wait until they have: see _returned.
         self._calls = 0
@@ -475,7 +476,10 @@ class TLSTransport:
             self._returned()
         if self._state != _WRAPPED:
             return
-        if self._peer_eof and not self._app_paused:
+        if self._read_ended:
+            self._extra["close_notify"] = True
+            self._peer_ended()
+        elif self._peer_eof and not self._app_paused:
             self._peer_ended()
         else:
             self._flush()  # an answer to a key update, and writes that had to wait for a read
@@ -532,8 +536,7 @@ class TLSTransport:
             if self._state != _WRAPPED:
                 return
             if ended:
-                self._extra["close_notify"] = True
-                self._peer_ended()
+                self._read_ended = True
                 return
             if self._app_paused or self._buffered or not self._incoming.pending:
                 return
@@ -571,8 +574,7 @@ class TLSTransport:
             if self._state != _WRAPPED:
                 return
             if count == 0:
-                self._extra["close_notify"] = True
-                self._peer_ended()
+                self._read_ended = True
                 return
             if count < 0 or self._app_paused or not self._buffered:
                 return
@@ -591,6 +593,8 @@ class TLSTransport:
 
     def _peer_ended(self) -> None:
         """The peer has sent its last byte: send what is still to be written, and close."""
+        if self._app_ended:
+            return  # it is being told, and suspended there: whoever tells it closes
         self._call_eof_received()
         self._start_shutdown()
 
