@@ -27,7 +27,8 @@ async def settle(rounds: int = 3) -> None:
         ours.setblocking(False)
         for _ in range(rounds):
             seen = loop.create_future()
-            loop.add_reader(ours, seen.set_result, None)
+            # Again and again, where our own step is suspended before it has removed it.
+            loop.add_reader(ours, lambda seen=seen: seen.done() or seen.set_result(None))
             theirs.send(b".")
             await seen
             loop.remove_reader(ours)

@@ -12,6 +12,7 @@ where the order of independent descriptors would otherwise be the kernel's choic
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import difflib
 import gc
 import logging
@@ -263,6 +264,16 @@ def difference(name: str, expected: list[str], other: str, got: list[str]) -> st
             lines += [f"  - {line}" for line in expected[a:b]]
             lines += [f"  + {line}" for line in got[c:d]]
     return "\n".join(lines)
+
+
+def same_kind() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Makes loops of the kind that runs, to be run in any thread: mode "on" works in the main thread only."""
+    loop = asyncio.get_running_loop()
+    kind: Any = type(loop)
+    options = getattr(loop, "_options", None)
+    if options is None:
+        return kind  # type: ignore[no-any-return]
+    return lambda: kind(dataclasses.replace(options, preempt="report"))
 
 
 class Scenarios(list[Any]):

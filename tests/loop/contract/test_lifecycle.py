@@ -16,7 +16,7 @@ import warnings
 import pytest
 
 from ...support.net import settle, tcp_pair, unix_pair
-from .harness import DatagramTracer, Scenarios, StreamTracer, Trace, compare
+from .harness import DatagramTracer, Scenarios, StreamTracer, Trace, compare, same_kind
 
 scenario = Scenarios()
 
@@ -30,11 +30,8 @@ def test_same_as_asyncio(factories, function):
 
 
 def another() -> asyncio.AbstractEventLoop:
-    """A second loop of the same kind."""
-    loop = asyncio.get_running_loop()
-    kind = type(loop)
-    options = getattr(loop, "_options", None)
-    return kind() if options is None else kind(options)
+    """A second loop of the same kind, for any thread."""
+    return same_kind()()
 
 
 def outside(function):

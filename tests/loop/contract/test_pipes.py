@@ -68,12 +68,12 @@ async def closing_a_reader(trace: Trace) -> None:
         _transport, p, w, pipe = await reader(
             trace, where, **{where: lambda p, *_: p.transport.close()}
         )
-        os.write(w, b"one")
-        await settle()
-        try:
-            os.write(w, b"two")
-        except OSError as exc:
-            trace(type(exc).__name__)
+        for data in (b"one", b"two"):
+            try:
+                os.write(w, data)
+            except OSError as exc:
+                trace(type(exc).__name__)
+            await settle()
         os.close(w)
         await p.lost
         trace("closed", pipe.closed)

@@ -12,7 +12,7 @@ import warnings
 import pytest
 
 from ...support.net import settle
-from .harness import Scenarios, Trace, compare
+from .harness import Scenarios, Trace, compare, same_kind
 
 scenario = Scenarios()
 
@@ -20,12 +20,6 @@ scenario = Scenarios()
 @pytest.mark.parametrize("function", scenario, ids=lambda f: f.__name__)
 def test_same_as_asyncio(factories, function):
     compare(factories, function)
-
-
-def factory_of_the_same_kind():
-    loop = asyncio.get_running_loop()
-    kind, options = type(loop), getattr(loop, "_options", None)
-    return lambda: kind() if options is None else kind(options)
 
 
 async def value(result):
@@ -216,7 +210,7 @@ async def _put_all(queue, count):
 
 @scenario
 async def runners(trace: Trace) -> None:
-    make = factory_of_the_same_kind()
+    make = same_kind()
     var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
 
     async def first():
