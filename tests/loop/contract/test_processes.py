@@ -74,7 +74,7 @@ async def life(trace: Trace) -> None:
     )
     trace("kinds", isinstance(transport, asyncio.SubprocessTransport), transport.is_closing())
     trace("info", sorted(transport._extra), transport.get_returncode())
-    trace("popen", type(transport.get_extra_info("subprocess")) is subprocess.Popen)
+    trace("popen", isinstance(transport.get_extra_info("subprocess"), subprocess.Popen))
     trace("pid", transport.get_pid() == transport.get_extra_info("subprocess").pid)
     for fd in (0, 1, 2, 3):
         pipe = transport.get_pipe_transport(fd)
