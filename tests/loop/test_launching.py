@@ -204,9 +204,10 @@ def test_no_descriptor_left_for_the_pipes(factory):
     async def main():
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         for spare in range(9):
-            next_fd = os.dup(0)
-            os.close(next_fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (next_fd + spare, hard))
+            # Those in use are not the lowest ones: earlier tests have closed some.
+            used = {int(name) for name in os.listdir("/proc/self/fd")}
+            free = [fd for fd in range(max(used) + 10) if fd not in used]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free[spare], hard))
             try:
                 process = await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE)
             except OSError as exc:
