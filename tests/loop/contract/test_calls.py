@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import math
 import weakref
@@ -19,7 +20,19 @@ scenario = Scenarios()
 
 @pytest.mark.parametrize("function", scenario, ids=lambda f: f.__name__)
 def test_same_as_asyncio(factories, function):
+    if function is running_twice and not asyncio_survives_a_second_run():
+        pytest.skip("run_forever() of this asyncio (3.13.0) forgets that the loop runs already")
     compare(factories, function)
+
+
+def asyncio_survives_a_second_run() -> bool:
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(RuntimeError):
+            loop.run_forever()
+        return loop.is_running()
+
+    return asyncio.run(main())
 
 
 @scenario

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import gc
 import socket
+import sys
 import warnings
 import weakref
 
@@ -35,6 +36,13 @@ async def attach(sock, protocol):
 @pytest.mark.parametrize("function", scenario, ids=lambda f: f.__name__)
 def test_same_as_asyncio(factories, function):
     compare(factories, function)
+
+
+def keeps_transports() -> bool:
+    """Asyncio's own transports stay until a collection before 3.12: no oracle for ours, which never do."""
+    return sys.version_info < (3, 12) and type(asyncio.get_running_loop()).__module__.startswith(
+        "asyncio."
+    )
 
 
 def both(function):
@@ -928,7 +936,7 @@ async def attributes_and_weak_references(trace, pair):
     await p.lost
     del transport, p
     await settle()
-    trace("gone", ref() is None)
+    trace("gone", ref() is None or keeps_transports())
     peer.close()
 
 
@@ -948,7 +956,7 @@ async def freed_without_a_collection(trace, pair):
         p.transport = None
         del p, transport
         await settle()
-        trace("freed", [ref() is None for ref in refs])
+        trace("freed", [ref() is None or keeps_transports() for ref in refs])
     finally:
         gc.enable()
     peer.close()
