@@ -277,6 +277,7 @@ class EpollStream(Stream):
                 self.engine.poller.remove(self.fd)
             self.engine.forget(self.fd)
             self.release_spent()
+            self.part()
 
 
 class EpollListener(Listener):

@@ -44,6 +44,7 @@ cdef class Stream(Step):
     cpdef object context(self)
     cdef object enter(self)
     cdef object leave(self)
+    cdef object part(self)
     cdef object queue(self, unsigned int events)
     cpdef object again(self)
     cpdef object announce_progress(self)

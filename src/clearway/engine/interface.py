@@ -51,6 +51,9 @@ class StreamOwner:
         """Writing failed for good."""
 
 
+_NOBODY = StreamOwner()
+
+
 class ListenerOwner:
     """What a listener reports to."""
 
@@ -134,6 +137,10 @@ class Stream(Step):
                 self.release_spent()
         finally:
             self.leave()
+
+    def part(self) -> None:
+        """Closed: the owner hears of nothing any more. The two would keep each other until a collection."""
+        self.owner = _NOBODY
 
     def queue(self, events: int) -> None:
         """Note what happened and queue this step unless it is queued already."""

@@ -676,6 +676,7 @@ cdef class UringStream(Stream):
         self.clear_out()
         self.events = 0
         self.release_spent()
+        self.part()
 
     cdef bint send_flying(self):
         return self.flying - self.recv_armed - self.poll_armed > 0
