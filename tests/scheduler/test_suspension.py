@@ -125,6 +125,28 @@ def test_current_task_context_and_exception_belong_to_the_step() -> None:
     run(main)
 
 
+def test_two_steps_show_the_same_list_at_once() -> None:
+    """By what a thread is showing, CPython tells that a list contains itself."""
+
+    class Slow:
+        def __repr__(self) -> str:
+            shown.append(1)
+            spin_until(lambda: len(shown) >= 2)
+            return "slow"
+
+    shown: list[int] = []
+    values: list[Any] = [Slow()]
+    values.append(values)
+
+    async def show() -> str:
+        return repr(values)
+
+    async def main(host: Host) -> list[str]:
+        return await asyncio.gather(show(), show())
+
+    assert run(main) == ["[slow, [...]]"] * 2
+
+
 def test_a_generator_and_a_deep_stack_survive() -> None:
     async def main(host: Host) -> None:
         flags: list[int] = []

@@ -8,6 +8,7 @@ what a task or a policy is.
 import os
 
 from cpython.exc cimport PyErr_Occurred
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free
 
@@ -48,6 +49,7 @@ cdef extern from "native.h":
     object cw_describe(uintptr_t)
     int cw_tracing()
     int cw_inside_tracer()
+    PyObject *PyThreadState_GetDict()
 
 PLAN_WATCH, PLAN_WAITS = CW_PLAN_WATCH, CW_PLAN_WAITS
 MODE_OFF, MODE_REPORT, MODE_ON = 0, 1, 2
@@ -507,3 +509,20 @@ def is_inside_tracer():
 def error_is_set():
     """Say whether an exception is in flight, which a switch would lose."""
     return PyErr_Occurred() != NULL
+
+
+def set_representations_aside():
+    """Take away which objects this thread is in the ``repr()`` of, by which CPython ends recursion ("[...]").
+
+    They are the step's: another one that shows the same list must see all of it. Returns what
+    ``take_representations_up`` needs; None when there are none.
+    """
+    cdef PyObject *state = PyThreadState_GetDict()
+    if state == NULL or not (<dict>state).get("Py_Repr"):
+        return None
+    return (<dict>state).pop("Py_Repr")
+
+
+def take_representations_up(shown):
+    """Be in them again."""
+    (<dict>PyThreadState_GetDict())["Py_Repr"] = shown

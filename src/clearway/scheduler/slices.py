@@ -134,9 +134,12 @@ class Slices(Runners):
         self._suspended.append(entry)
         self.has_suspended = True
         entry.strand = me
+        shown = _native.set_representations_aside()
         # Nothing of this call is used before it is resumed: any number of other steps may run meanwhile.
         self._after_suspension(fresh, now)
         # Here again, on the hog's stack: _activate has made us the runner and the word odd.
+        if shown is not None:
+            _native.take_representations_up(shown)
         if task is not None:
             _enter(host, task)
         entry = self._current
