@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import queue
 import select
@@ -133,6 +134,33 @@ def _communicate() -> Blocking:
     return process.communicate, lambda: os.close(writer)
 
 
+def _process_lock() -> Blocking:
+    lock = multiprocessing.Lock()
+    lock.acquire()
+    return lock.acquire, lock.release
+
+
+def _process_event() -> Blocking:
+    event = multiprocessing.Event()
+    return event.wait, event.set
+
+
+def _process_queue() -> Blocking:
+    q: Any = multiprocessing.Queue()
+    return lambda: (q.get(), q.close()), lambda: q.put(1)
+
+
+def _process_queue_with_a_reader() -> Blocking:
+    q: Any = multiprocessing.Queue()
+    q._rlock.acquire()
+
+    def release() -> None:
+        q._rlock.release()
+        q.put(1)
+
+    return lambda: (q.get(), q.close()), release
+
+
 CALLS = [
     value
     for name, value in list(globals().items())
@@ -154,6 +182,47 @@ def test_another_task_ends_the_wait(make: Callable[[], Blocking]) -> None:
         task = asyncio.create_task(other())
         block()  # only the other task can end it
         await task
+
+    run(main)
+
+
+def test_a_pool_that_waits_for_its_first_thread_is_not_suspended() -> None:
+    """It holds a lock that every other pool needs, in code that cannot be suspended."""
+
+    class Slow(queue.SimpleQueue):  # type: ignore[type-arg]
+        asked = threading.Event()
+        go_on = threading.Event()
+
+        def put(self, *args: Any) -> None:
+            self.asked.set()
+            self.go_on.wait()
+            super().put(*args)
+
+    async def main(host: Host) -> None:
+        slow, other = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        work = slow._work_queue = Slow()
+        order = []
+
+        def release() -> None:
+            work.asked.wait()
+            while not host._scheduler.declined[7]:
+                pass
+            work.go_on.set()
+
+        async def submit(pool: ThreadPoolExecutor) -> None:
+            order.append(pool)
+            future = pool.submit(int)
+            order.append(pool)
+            while not future.done():
+                await asyncio.sleep(0)
+
+        thread = threading.Thread(target=release)
+        thread.start()
+        await asyncio.gather(submit(slow), submit(other))
+        assert order == [slow, slow, other, other]
+        thread.join()
+        slow.shutdown()
+        other.shutdown()
 
     run(main)
 

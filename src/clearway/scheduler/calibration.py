@@ -7,6 +7,8 @@ per kind of place where CPython looks at its signals.
 from __future__ import annotations
 
 import _queue
+import os
+import secrets
 import select
 import sys
 from collections.abc import Callable
@@ -38,7 +40,7 @@ def calibrate() -> None:
     :raises RuntimeError: the native stack of this interpreter makes no sense to us, so that nothing may
         be suspended; the caller refuses preemption and says so.
     """
-    global _calibrated
+    global _calibrated, _taken
     if _calibrated:
         return
     _native.seed(
@@ -48,7 +50,9 @@ def calibrate() -> None:
         rules.ALLOWED_EXTENSIONS,
     )
     _native.calibrate(_direct, (_at_back_edge, _at_entry, _in_while, _after_call))
-    _native.learn_waits(_WAITS)
+    _taken = _take_a_semaphore()
+    _native.learn_waits(_WAITS if _taken is None else (*_WAITS, _in_semaphore))
+    _taken = None
     _calibrated = True
 
 
@@ -97,6 +101,21 @@ def _in_simple_queue(_: Any) -> None:
         pass
 
 
+def _in_semaphore(_: Any) -> None:
+    _taken.acquire(True, 0.001)
+
+
+def _take_a_semaphore() -> Any:
+    """One as processes share; None where there can be none (no /dev/shm), and so no wait for one either."""
+    try:
+        from _multiprocessing import SemLock  # type: ignore[import-not-found]
+
+        return SemLock(1, 0, 1, f"/clearway-{os.getpid()}-{secrets.token_hex(4)}", True)
+    except (ImportError, OSError):
+        return None
+
+
+_taken: Any = None
 _EMPTY: _queue.SimpleQueue[Any] = _queue.SimpleQueue()
 # Before 3.13 it must not be suspended: see rules.suspendable_waits.
 _WAITS = (_in_select, _in_simple_queue) if sys.version_info >= (3, 13) else (_in_select,)

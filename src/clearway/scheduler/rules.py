@@ -104,6 +104,9 @@ DENIED_MODULES: dict[str, str] = {
     "faulthandler": "reports follow one stack",
     "traceback": "linecache is rebuilt in place",
     "linecache": "the cache is rebuilt in place",
+    "reprlib.recursive_repr": "what is being shown is keyed by thread: others would see `...`",
+    "dataclasses._recursive_repr": "what is being shown is keyed by thread: others would see `...`",
+    "functools._find_impl": "goes through a registry to which others may add",
     "greenlet": "switching stacks beneath a switch",
     "gevent": "a scheduler of its own",
     "eventlet": "a scheduler of its own",
@@ -166,6 +169,10 @@ KNOWN_WAITS: set[tuple[str, str]] = {
     ("multiprocessing.connection", "_recv"),
     ("multiprocessing.connection", "wait"),
     ("multiprocessing.popen_fork", "poll"),
+    ("multiprocessing.queues", "get"),  # waits for its turn to read
+    ("multiprocessing.synchronize", "wait"),
+    ("multiprocessing.synchronize", "notify"),  # until those that it wakes have seen it
+    ("multiprocessing.synchronize", "__enter__"),
     ("ssl", "read"),
 }
 
@@ -177,6 +184,18 @@ WAIT_FAMILY: tuple[str, ...] = (
     "selectors",
     "multiprocessing",
     "contextlib",
+)
+
+#: What in that family does more than pass on: it waits with a lock that others only meet where they cannot be
+#: suspended, or in the middle of a dialogue that is keyed by thread.
+NOT_IN_FAMILY: frozenset[str] = frozenset(
+    {
+        "concurrent.futures.thread.submit",  # until the first thread runs
+        "concurrent.futures.process.submit",
+        "multiprocessing.managers",
+        "multiprocessing.pool",
+        "multiprocessing.resource_sharer",
+    }
 )
 
 _COROUTINE_FLAGS = (
@@ -249,7 +268,7 @@ def _judge_code(code: Any, frame: Any) -> tuple[str | None, bool, bool, Any]:
     family = False
     for prefix in WAIT_FAMILY:
         if module == prefix or module.startswith(prefix + "."):
-            family = True
+            family = module not in NOT_IN_FAMILY and f"{module}.{name}" not in NOT_IN_FAMILY
     number = id(code)
     reference = weakref.ref(code, lambda _: _verdicts.pop(number, None))
     verdict = (reason, (module, name) in KNOWN_WAITS, family, reference)

@@ -327,7 +327,9 @@ static int cw_judge(const cw_trace *t, char *detail, size_t room) {
                 for (int k = i + 1; k < eval; k++) {
                     /* Our own locks are compiled and wait on behalf of their caller. */
                     const cw_module *m = cw_module_of(t->ip[k] - 1);
-                    if ((m == NULL || m->cls != CW_OURS) && !cw_in_set(CW_SET_HELPER, cw_function_of(t->ip[k])))
+                    uintptr_t entry = cw_function_of(t->ip[k]);
+                    if ((m == NULL || m->cls != CW_OURS) && !cw_in_set(CW_SET_HELPER, entry)
+                        && !cw_in_set(CW_SET_WAIT, entry))
                         where = CW_AT_C_CALL;
                 }
                 break;
@@ -481,7 +483,8 @@ static void cw_learn_helpers(uintptr_t base) {
 
 /* Learn where a wait is found when it was entered straight from the eval loop: the outermost frame that
  * is no call helper.  Argument parsers often end in a jump to the function that does the work, and then
- * the entry that Python knows is not on the stack. */
+ * the entry that Python knows is not on the stack.  In an extension module, what that calls of the same
+ * module counts, too: another method may jump to it. */
 static int cw_learn_wait(uintptr_t base) {
     cw_trace t;
     int from, eval;
@@ -494,8 +497,14 @@ static int cw_learn_wait(uintptr_t base) {
         return 0;                           /* came too early or too late */
     for (int i = eval - 1; i >= from; i--) {
         uintptr_t entry = cw_function_of(t.ip[i]);
-        if (!cw_in_set(CW_SET_HELPER, entry))
-            return cw_add_to_set(CW_SET_WAIT, entry) == 0;
+        const cw_module *m = cw_module_of(t.ip[i] - 1);
+        if (cw_in_set(CW_SET_HELPER, entry))
+            continue;
+        if (cw_add_to_set(CW_SET_WAIT, entry) != 0)
+            return 0;
+        for (int k = i - 1; k >= from && m && m->cls == CW_ALLOWED && cw_module_of(t.ip[k] - 1) == m; k--)
+            cw_add_to_set(CW_SET_WAIT, cw_function_of(t.ip[k]));
+        return 1;
     }
     return 0;
 }
