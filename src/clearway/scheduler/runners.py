@@ -14,7 +14,7 @@ from typing import Any
 
 import greenlet
 
-from clearway.scheduler import _native, calibration, domains, locks, rules, runner
+from clearway.scheduler import _native, ambient, calibration, domains, locks, rules, runner
 from clearway.scheduler._native import StepClock
 from clearway.scheduler.availability import refusal
 from clearway.scheduler.report import reporter
@@ -164,6 +164,7 @@ class Runners:
         if self.mode == "on":
             if not self._locks:
                 self._locks = True
+                ambient.install()
                 # Walks all objects once; later locks know their step.
                 if locks.install():
                     rules.learn_locks()
@@ -289,6 +290,7 @@ class Runners:
     def _give_locks_back(self) -> None:
         if self._locks:
             self._locks = False
+            ambient.uninstall()
             locks.uninstall()
 
     def _drop_runners(self) -> None:
