@@ -80,7 +80,10 @@ def new_event_loop(**options: Any) -> EventLoop:
     :raises ValueError: a value out of range.
     :raises OSError: the engine asked for is refused by the kernel; the text says what to do about it.
     """
-    settings = read_options(options)
+    return _make_loop(read_options(options))
+
+
+def _make_loop(settings: LoopOptions) -> EventLoop:
     if settings.engine == "selector" or not sys.platform.startswith("linux"):
         if settings.engine not in ("auto", "selector"):
             raise OSError(f'engine="{settings.engine}" needs Linux; use engine="auto"')

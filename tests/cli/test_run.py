@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from clearway.scheduler.availability import refusal
+
 from .command import both, clearway
 
 #: Prints everything about its surroundings that a program can see and may rely on.
@@ -62,6 +64,70 @@ def test_a_thread_gets_a_clearway_loop_too(tmp_path: Path) -> None:
     )
     done = clearway("run", script)
     assert done.stdout.startswith("clearway."), done.stderr
+
+
+THREADED = """\
+import asyncio, clearway, threading
+async def main():
+    loop = asyncio.get_running_loop()
+    print(threading.current_thread().name, loop.statistics().scheduler.mode)
+asyncio.run(main())
+for name in "AB":
+    thread = threading.Thread(target=lambda: asyncio.run(main()), name=name)
+    thread.start()
+    thread.join()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(refusal("on") is not None, reason=str(refusal("on")))
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_preempt_on_does_not_stop_a_program_that_runs_loops_in_threads(
+    tmp_path: Path, how: str
+) -> None:
+    script = write(tmp_path, "script.py", THREADED)
+    if how == "option":
+        done = clearway("run", "--preempt", "on", script)
+    else:
+        done = clearway("run", script, CLEARWAY_PREEMPT="on")
+    assert done.stdout == "MainThread on\nA report\nB report\nMainThread on\n", done.stderr
+    # Said once, with the reason, and not again for each loop.
+    assert done.stderr.count("runs in mode 'report'") == 1
+    assert "main thread only" in done.stderr
+
+
+def test_a_loop_that_was_told_to_preempt_refuses_a_thread(tmp_path: Path) -> None:
+    script = write(
+        tmp_path,
+        "script.py",
+        "import asyncio, clearway, threading\n"
+        "async def main(): print('ran')\n"
+        "def run(): clearway.run(main(), preempt='on')\n"
+        "thread = threading.Thread(target=run)\n"
+        "thread.start()\nthread.join()\n",
+    )
+    done = clearway("run", script)
+    assert done.stdout == ""
+    assert "RuntimeError: preempt='on' is not possible here" in done.stderr
+
+
+def test_a_loop_made_in_one_thread_takes_the_mode_of_the_thread_that_runs_it(
+    tmp_path: Path,
+) -> None:
+    script = write(
+        tmp_path,
+        "script.py",
+        "import asyncio, clearway, threading\n"
+        "async def main(): print(loop.statistics().scheduler.mode)\n"
+        "loop = clearway.new_event_loop()\n"
+        "run = lambda: loop.run_until_complete(main())\n"
+        "run()\n"
+        "thread = threading.Thread(target=run)\n"
+        "thread.start()\nthread.join()\n"
+        "run()\nloop.close()\n",
+    )
+    done = clearway("run", script, CLEARWAY_PREEMPT="on")
+    assert done.stdout == "on\nreport\non\n", done.stderr
 
 
 def test_a_loop_that_the_program_names_is_left_to_it(tmp_path: Path) -> None:

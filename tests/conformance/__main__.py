@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
         help='"module:factory", or one of: ' + ", ".join(install.SHORT_NAMES),
     )
     p.add_argument("--engine", help="option engine=... of the factory")
-    p.add_argument("--preempt", help="option preempt=... of the factory")
+    p.add_argument(
+        "--preempt", help="option preempt=... of the factory; clearway's: CLEARWAY_PREEMPT"
+    )
     p.add_argument(
         "--option",
         action="append",

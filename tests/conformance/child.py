@@ -220,7 +220,11 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     spec, options, command, *ids = argv
     channel = Channel(int(os.environ["CONFORMANCE_FD"]))
-    factory = install.Factory(spec, json.loads(options))
+    given = json.loads(options)
+    if spec == install.SHORT_NAMES["clearway"] and "preempt" in given:
+        # As a user gives it to a program that is not written for it: one that runs loops in threads goes on.
+        os.environ["CLEARWAY_PREEMPT"] = given.pop("preempt")
+    factory = install.Factory(spec, given)
     if command == "list":
         channel.send(**listing())
     else:

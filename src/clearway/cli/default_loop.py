@@ -11,10 +11,11 @@ them, which asyncio itself goes on using until 3.16, do not; they are used where
 from __future__ import annotations
 
 import asyncio
-import functools
 from asyncio import events
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from clearway.loop.options import read_options
 
 
 def install(options: Mapping[str, object]) -> None:
@@ -24,9 +25,7 @@ def install(options: Mapping[str, object]) -> None:
     """
     import clearway
 
-    factory: Callable[[], asyncio.AbstractEventLoop] = functools.partial(
-        clearway.new_event_loop, **dict(options)
-    )
+    settings = read_options(dict(options), process_wide=True)
     get_policy: Callable[[], Any] = getattr(
         events, "_get_event_loop_policy", events.get_event_loop_policy
     )
@@ -39,6 +38,6 @@ def install(options: Mapping[str, object]) -> None:
         """The policy that was there, but for the loop it makes."""
 
         def new_event_loop(self) -> asyncio.AbstractEventLoop:
-            return factory()
+            return clearway._make_loop(settings)
 
     set_policy(ClearwayPolicy())

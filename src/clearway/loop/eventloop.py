@@ -87,6 +87,7 @@ class EventLoop(LoopCore, SocketMethods, asyncio.SelectorEventLoop):
                 self._options.quantum,
                 self._options.policy,
                 self._options.report_after,
+                elsewhere="report" if self._options.process_wide else None,
             ),
         )
         if not is_compiled():

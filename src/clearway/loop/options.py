@@ -32,6 +32,8 @@ class LoopOptions:
     :param quantum: the time slice in seconds, 0.0005 to 1. Default: ``CLEARWAY_QUANTUM_MS`` or 0.005.
     :param policy: the scheduling policy by name ("fair", "priority", "round-robin") or as an object. Default "fair".
     :param report_after: in mode "report", seconds after which a step that still runs is reported.
+    :param process_wide: ``preempt`` was chosen for the process (environment, command line), not by the code that made
+        this loop: in a thread where that mode cannot work the loop runs in mode "report" and logs that it does.
     """
 
     engine: str = "auto"
@@ -40,14 +42,16 @@ class LoopOptions:
     quantum: float = QUANTUM_DEFAULT_S
     policy: Any = "fair"
     report_after: float = REPORT_AFTER_DEFAULT_S
+    process_wide: bool = False
 
 
 _NAMES = ("engine", "debug", "preempt", "quantum", "policy", "report_after")
 
 
-def read_options(given: dict[str, Any]) -> LoopOptions:
+def read_options(given: dict[str, Any], *, process_wide: bool = False) -> LoopOptions:
     """Check the options that were given and fill in the rest from the environment.
 
+    :param process_wide: they were given for every loop of the process; see ``LoopOptions``.
     :raises TypeError: an unknown option, or a value of the wrong type.
     :raises ValueError: a value out of range.
     """
@@ -64,6 +68,7 @@ def read_options(given: dict[str, Any]) -> LoopOptions:
     source = "preempt"
     if preempt is None:
         preempt = os.environ.get("CLEARWAY_PREEMPT") or "report"
+        process_wide = True
         source = "CLEARWAY_PREEMPT"
     _check_choice(source, preempt, MODES)
     quantum = given.get("quantum")
@@ -91,7 +96,9 @@ def read_options(given: dict[str, Any]) -> LoopOptions:
         )
     if not (math.isfinite(report_after) and report_after > 0):
         raise ValueError(f"report_after must be positive, not {report_after!r}")
-    return LoopOptions(engine, debug, preempt, float(quantum), policy, float(report_after))
+    return LoopOptions(
+        engine, debug, preempt, float(quantum), policy, float(report_after), process_wide
+    )
 
 
 def _check_choice(source: str, value: Any, choices: tuple[str, ...]) -> None:

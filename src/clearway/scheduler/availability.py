@@ -26,7 +26,12 @@ def refusal(mode: str) -> str | None:
             "clearway was installed without its compiled modules (CLEARWAY_SKIP_CYTHON); "
             "reinstall with a C compiler, or use preempt='report'"
         )
-    if threading.current_thread() is not threading.main_thread():
+    return refusal_of_thread(mode)
+
+
+def refusal_of_thread(mode: str) -> str | None:
+    """Why ``mode`` cannot run in this thread but could in the main thread; None when it can."""
+    if mode in ("io", "on") and threading.current_thread() is not threading.main_thread():
         return (
             "Python runs signal handlers in the main thread only; run the loop there, "
             "or use preempt='report' in this thread"

@@ -72,6 +72,7 @@ class Scheduler(Slices):
     :param quantum: the time slice in seconds.
     :param policy: name or object, see ``policies``.
     :param report_after: seconds after which a step is reported; 0 for never.
+    :param elsewhere: the mode to run in, and to say so, in a thread in which ``mode`` cannot work. None refuses to run.
     :raises RuntimeError: on ``enter`` when the mode cannot work here; the text says why.
     """
 
@@ -81,8 +82,9 @@ class Scheduler(Slices):
         quantum: float = 0.005,
         policy: Any = "fair",
         report_after: float = 0.1,
+        elsewhere: str | None = None,
     ) -> None:
-        Slices.__init__(self, mode, quantum, policy, report_after)
+        Slices.__init__(self, mode, quantum, policy, report_after, elsewhere)
         self._retry_ns = 0
         self._declined_word = 0
         self.last_rule = -1

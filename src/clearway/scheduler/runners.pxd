@@ -10,6 +10,8 @@ cdef class Runners:
     # Read by the loop on every turn.
     cdef public bint has_suspended
     cdef public str mode
+    cdef str _asked
+    cdef str _elsewhere
     cdef public int64_t quantum_ns
     cdef public int64_t report_ns
     cdef public int64_t debug_ns

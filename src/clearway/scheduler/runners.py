@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import threading
 from asyncio import CancelledError, events
 from typing import Any
 
@@ -16,8 +17,8 @@ import greenlet
 
 from clearway.scheduler import _native, ambient, calibration, domains, locks, rules, runner
 from clearway.scheduler._native import StepClock
-from clearway.scheduler.availability import refusal
-from clearway.scheduler.report import reporter
+from clearway.scheduler.availability import refusal, refusal_of_thread
+from clearway.scheduler.report import logger, reporter
 from clearway.scheduler.suspended import Suspended
 
 #: The signal that CPython is told has arrived. Nobody sends it: the C handler of SIGURG trips it. High,
@@ -37,14 +38,35 @@ DEBUG_MAX_S = 24 * 3600.0
 _abandoned: list[Any] = []
 
 
+_said: set[str] = set()
+
+
+def _say_once(asked: str, mode: str, reason: str) -> None:
+    """A program may run thousands of short loops in threads."""
+    if asked not in _said:
+        _said.add(asked)
+        logger.warning(
+            "preempt=%r was asked for the whole process, but the loop in thread %r runs in mode %r, and so will others "
+            "outside the main thread: %s",
+            asked,
+            threading.current_thread().name,
+            mode,
+            reason,
+        )
+
+
 class Runners:
     """Runs a host's turns on stacks that can be left and taken up again.
 
     The base of ``Scheduler``, which adds when that happens (``_on_kick``) and to whom (``Slices``).
     """
 
-    def __init__(self, mode: str, quantum: float, report_after: float) -> None:
+    def __init__(
+        self, mode: str, quantum: float, report_after: float, elsewhere: str | None
+    ) -> None:
         self.mode = mode
+        self._asked = mode
+        self._elsewhere = elsewhere
         self.quantum_ns = int(quantum * 1e9)
         self.report_ns = int(report_after * 1e9)
         self.debug_ns = 0
@@ -74,10 +96,18 @@ class Runners:
         self.switch_cost_ns = 0
 
     def check(self) -> None:
-        """:raises RuntimeError: this mode cannot work in this thread or interpreter."""
-        reason = refusal(self.mode)
-        if reason is not None:
-            raise RuntimeError(f"preempt={self.mode!r} is not possible here: {reason}")
+        """Settle the mode for a run in this thread.
+
+        :raises RuntimeError: the mode cannot work in this thread or interpreter, and there is no other to run in.
+        """
+        reason = refusal(self._asked)
+        if reason is None:
+            self.mode = self._asked
+        elif self._elsewhere is None or reason != refusal_of_thread(self._asked):
+            raise RuntimeError(f"preempt={self._asked!r} is not possible here: {reason}")
+        elif self.mode != self._elsewhere:
+            self.mode = self._elsewhere
+            _say_once(self._asked, self._elsewhere, reason)
 
     def enter(self, host: Any) -> None:
         """Run the host's turns until it stops; called by ``run_forever``."""

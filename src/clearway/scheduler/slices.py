@@ -40,8 +40,10 @@ _SWAPS = sys.version_info >= (3, 12)
 class Slices(Runners):
     """Suspends the running step and resumes suspended ones."""
 
-    def __init__(self, mode: str, quantum: float, policy: Any, report_after: float) -> None:
-        Runners.__init__(self, mode, quantum, report_after)
+    def __init__(
+        self, mode: str, quantum: float, policy: Any, report_after: float, elsewhere: str | None
+    ) -> None:
+        Runners.__init__(self, mode, quantum, report_after, elsewhere)
         self.policy = find_policy(policy)
         self.orders_ready = bool(getattr(self.policy, "orders_ready", False))
         self.has_domains = False
