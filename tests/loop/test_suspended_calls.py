@@ -336,6 +336,79 @@ def test_a_datagram_waits_for_error_received(clearway_factory):
     run(clearway_factory, main, **ON)
 
 
+TOO_LONG = bytes(70_000)  # for a datagram: EMSGSIZE
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["stays", "is aborted"])
+@pytest.mark.parametrize("call", ["connection_made", "datagram_received", "error_received"])
+def test_an_error_of_somebody_elses_sendto_waits(clearway_factory, call, ends):
+    """Another task sends while the protocol is suspended: asyncio would have told it at once."""
+    where = contextvars.ContextVar("where", default="nowhere")
+    told = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        class Protocol(DatagramNotes):
+            def error_received(self, exc):
+                told.append((type(exc), where.get()))
+                super().error_received(exc)
+
+        def send():
+            for name in ("first", "second"):
+                where.set(name)
+                protocol.transport.sendto(TOO_LONG, ("127.0.0.1", 9))
+            if ends:
+                protocol.transport.abort()
+
+        protocol = Protocol(**{call: send})
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: protocol, local_addr=("127.0.0.1", 0)
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            if call == "datagram_received":
+                peer.sendto(b"one", transport.get_extra_info("sockname"))
+            elif call == "error_received":
+                where.set("main")
+                transport.sendto(TOO_LONG, ("127.0.0.1", 9))
+            await until(lambda: protocol.log.count("error_received ends") >= 2)
+            transport.abort()
+            await protocol.until_lost()
+        first = ["connection_made", *([call] if call != "connection_made" else [])]
+        assert protocol.calls() == [*first, "error_received", "error_received", "connection_lost"]
+        assert told[-2:] == [(OSError, "first"), (OSError, "second")]
+
+    run(clearway_factory, main, **ON)
+
+
+def test_an_error_of_a_protocols_own_sendto_is_told_at_once(clearway_factory):
+    """As in asyncio: nobody has been suspended."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        class Protocol(DatagramNotes):
+            def datagram_received(self, data, address):
+                self.transport.sendto(TOO_LONG, address)
+                super().datagram_received(data, address)
+
+        protocol = Protocol()
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: protocol, local_addr=("127.0.0.1", 0)
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.bind(("127.0.0.1", 0))
+            peer.sendto(b"one", transport.get_extra_info("sockname"))
+            await until(lambda: protocol.received)
+        transport.abort()
+        await protocol.until_lost()
+        assert protocol.calls() == [
+            *("connection_made", "error_received", "datagram_received", "connection_lost")
+        ]
+
+    run(clearway_factory, main, **ON)
+
+
 async def reading_pipe(protocol):
     read, write = os.pipe()
     loop = asyncio.get_running_loop()

@@ -32,6 +32,8 @@ cdef class DatagramTransport(FeedOwner):
     cdef bint _corked
     cdef unsigned long long _cork_epoch
     cdef list _out
+    cdef unsigned long long _call_epoch
+    cdef list _held
     cdef object _context
     cdef object _output_context
     cdef Datagrams _datagrams

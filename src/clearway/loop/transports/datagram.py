@@ -103,6 +103,10 @@ class DatagramTransport(FeedOwner):
         self._corked = False
         self._cork_epoch = 0
         self._out: list[Any] = []
+        # The loop's epoch when the protocol's current call began: another one now means that it has been suspended.
+        self._call_epoch = 0
+        # Errors that came while a call was suspended, and the contexts in which to tell of them.
+        self._held: list[tuple[OSError, Any]] = []
         self._context = copy_context()
         # As in asyncio, whoever made the output pile up hears of it in his own.
         self._output_context = self._context
@@ -252,6 +256,7 @@ class DatagramTransport(FeedOwner):
 
     def readable(self) -> None:
         feed = self._feed
+        self._call_epoch = self._loop._epoch
         if self._received:
             batch = self._received
             self._received = []
@@ -302,6 +307,7 @@ class DatagramTransport(FeedOwner):
     def writable(self) -> None:
         if self._conn_lost:
             return  # aborted meanwhile
+        self._call_epoch = self._loop._epoch
         queue = self._queue
         while queue:
             data, addr = queue[0]
@@ -409,7 +415,7 @@ class DatagramTransport(FeedOwner):
 
     def _begin(self, waiter: Any) -> None:
         """The transport's first step: introduce it to its protocol, then let it read."""
-        self._feed.enter()
+        self._enter()
         try:
             self._protocol.connection_made(self)
         except (SystemExit, KeyboardInterrupt):
@@ -452,6 +458,7 @@ class DatagramTransport(FeedOwner):
     def _finish(self, exc: BaseException | None) -> None:
         """The transport's last step."""
         try:
+            self._tell_held()
             self._protocol.connection_lost(exc)
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -471,7 +478,12 @@ class DatagramTransport(FeedOwner):
     def _tell_error(self, exc: OSError) -> None:
         if self._protocol is None:
             return
-        self._feed.enter()
+        if self._feed.busy and self._call_epoch != self._loop._epoch:
+            self._held.append((exc, copy_context()))
+            if self._feed.last is None:  # else it is ``_finish``, which tells of them first
+                self._feed.last = Handle(self._tell_held, (), self._loop)
+            return
+        self._enter()
         try:
             self._protocol.error_received(exc)
         except (SystemExit, KeyboardInterrupt):
@@ -480,6 +492,17 @@ class DatagramTransport(FeedOwner):
             self._report("protocol.error_received() failed", error)
         finally:
             self._feed.leave()
+
+    def _tell_held(self) -> None:
+        held = self._held
+        self._held = []
+        for exc, context in held:
+            context.run(self._tell_error, exc)
+
+    def _enter(self) -> None:
+        if not self._feed.busy:
+            self._call_epoch = self._loop._epoch
+        self._feed.enter()
 
     def _fatal_error(self, exc: BaseException, message: str) -> None:
         self._report(message, exc)
@@ -502,7 +525,7 @@ class DatagramTransport(FeedOwner):
         if self._pending <= self._high_water or self._protocol_paused:
             return
         self._protocol_paused = True
-        self._feed.enter()
+        self._enter()
         try:
             self._protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
