@@ -1,6 +1,7 @@
 """UDP echo: server CPU per datagram, clearway against uvloop and asyncio in interleaved pairs.
 
     python -m benchmarks.udp [--servers uring,epoll,uvloop] [--sockets 1,16,128] [--size 1024] [--rounds 5]
+        [--answers 20]   datagrams that answer one, for servers that send more than they receive
 
 Each sample is a fresh server on core 0 and a C load generator on core 1 that keeps one datagram in flight on each
 of its sockets. Loopback's kernel work (about three quarters of the time) is the same for all, so judge by ratios.
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parent.parent
 SERVER = Path(__file__).parent / "servers" / "udp.py"
 
 
-def sample(loop: str, sockets: int, size: int, seconds: float, python: str) -> dict[str, float]:
+def sample(
+    loop: str, sockets: int, size: int, seconds: float, python: str, answers: int = 1
+) -> dict[str, float]:
     """One server, one window: its CPU per request and the requests per second.
 
     :param seconds: length of the window; warming up comes before it.
@@ -32,7 +35,10 @@ def sample(loop: str, sockets: int, size: int, seconds: float, python: str) -> d
     cores = sorted(os.sched_getaffinity(0))
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     server = subprocess.Popen(
-        [python, str(SERVER), f"--loop={loop}", f"--core={cores[0]}"],
+        [
+            *(python, str(SERVER), f"--loop={loop}", f"--core={cores[0]}"),
+            *(f"--answers={answers}", f"--size={size}"),
+        ],
         stdout=subprocess.PIPE,
         env=env,
         text=True,
@@ -48,7 +54,8 @@ def sample(loop: str, sockets: int, size: int, seconds: float, python: str) -> d
                 [
                     str(native.build("udpload")),
                     *("--port", str(ready["port"]), "--pid", str(ready["pid"])),
-                    *("--sockets", str(sockets), "--size", str(size)),
+                    *("--sockets", str(sockets), "--size", str(size if answers == 1 else 64)),
+                    *("--answers", str(answers)),
                     *("--seconds", str(seconds), "--core", str(cores[-1])),
                 ],
                 check=True,
@@ -75,6 +82,7 @@ def main() -> int:
     parser.add_argument("--peer", default="uvloop", help="what the ratios are to")
     parser.add_argument("--sockets", default="1,16,128")
     parser.add_argument("--size", type=int, default=1024, help="bytes of a datagram")
+    parser.add_argument("--answers", type=int, default=1, help="datagrams that answer one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--python", default=sys.executable)
@@ -85,7 +93,10 @@ def main() -> int:
         for _ in range(options.rounds):
             for name in random.sample(names, len(names)):
                 taken[name].append(
-                    sample(name, sockets, options.size, options.seconds, options.python)
+                    sample(
+                        *(name, sockets, options.size, options.seconds),
+                        *(options.python, options.answers),
+                    )
                 )
         print(f"{sockets} sockets, {options.size} bytes, {options.rounds} rounds")
         for name in names:

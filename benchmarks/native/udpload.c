@@ -1,7 +1,8 @@
 /* The load of the UDP echo benchmark: SOCKETS connected sockets, one datagram in flight on each.
  *
- *   udpload --port P --sockets N --size BYTES --seconds S [--core C]
+ *   udpload --port P --sockets N --size BYTES --seconds S [--core C] [--answers N]
  *
+ * With several answers to a request the next one is sent when the last has arrived.
  * Prints one line of JSON: requests answered, requests lost (no answer within 100 ms: sent anew), and the
  * server's CPU time over the window, read from /proc/PID/stat (--pid). One batch of epoll events is answered
  * before the next is fetched. */
@@ -50,7 +51,7 @@ static void cpu(int pid, double *total, double *user, double *system) {
 }
 
 int main(int argc, char **argv) {
-    int port = 0, sockets = 1, size = 64, core = -1, pid = 0;
+    int port = 0, sockets = 1, size = 64, core = -1, pid = 0, answers = 1;
     double seconds = 2, warm = 0.3;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--port")) port = atoi(argv[i + 1]);
@@ -58,6 +59,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--size")) size = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--seconds")) seconds = atof(argv[i + 1]);
         else if (!strcmp(argv[i], "--core")) core = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--answers")) answers = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--pid")) pid = atoi(argv[i + 1]);
         else { fprintf(stderr, "udpload: unknown option %s\n", argv[i]); return 2; }
     }
@@ -72,6 +74,7 @@ int main(int argc, char **argv) {
     int ep = epoll_create1(0);
     int *fds = calloc((size_t)sockets, sizeof *fds);
     double *sent = calloc((size_t)sockets, sizeof *sent);
+    int *missing = calloc((size_t)sockets, sizeof *missing);
     char *out = calloc(1, 65536), *in = calloc(1, 65536);
     for (int i = 0; i < sockets; i++) {
         fds[i] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
@@ -82,6 +85,7 @@ int main(int argc, char **argv) {
         struct epoll_event ev = {.events = EPOLLIN, .data.u32 = (unsigned)i};
         epoll_ctl(ep, EPOLL_CTL_ADD, fds[i], &ev);
         sent[i] = now();
+        missing[i] = answers;
         if (send(fds[i], out, (size_t)size, 0) < 0)
             perror("udpload: send");
     }
@@ -94,10 +98,13 @@ int main(int argc, char **argv) {
         t = now();
         for (int k = 0; k < n; k++) {
             int i = (int)evs[k].data.u32;
-            if (recv(fds[i], in, 65536, 0) < 0)
+            while (missing[i] > 0 && recv(fds[i], in, 65536, 0) >= 0)
+                missing[i]--;
+            if (missing[i] > 0)
                 continue;
             answered++;
             sent[i] = t;
+            missing[i] = answers;
             send(fds[i], out, (size_t)size, 0);
         }
         if (t - checked > 0.1) {
@@ -106,6 +113,7 @@ int main(int argc, char **argv) {
                 if (t - sent[i] > 0.1) {
                     lost++;
                     sent[i] = t;
+                    missing[i] = answers;
                     send(fds[i], out, (size_t)size, 0);
                 }
         }

@@ -14,7 +14,13 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
 #define CW_DG_BATCH 32
+/* What a message that the kernel cuts into datagrams may hold: a UDP packet's payload, rounded down. */
+#define CW_DG_CUT 65000
 /* asyncio's limit. UDP stops at 64 KiB, a Unix datagram at the sender's SO_SNDBUF (208 KiB by default). */
 #define CW_DG_SIZE (256 * 1024)
 /* Not a multiple of 4 KiB: else the first bytes of all slots would fall into the same few cache sets. */
@@ -35,6 +41,13 @@ typedef struct {
     struct mmsghdr out[CW_DG_BATCH];
     struct iovec out_vec[CW_DG_BATCH];
     struct sockaddr_in6 out_names[CW_DG_BATCH];
+    /* The same datagrams in fewer messages, each of `runs` datagrams of one size to one peer. */
+    struct mmsghdr cut[CW_DG_BATCH];
+    int runs[CW_DG_BATCH];
+    union {
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr align;
+    } sizes[CW_DG_BATCH];
 } cw_dg;
 
 static inline cw_dg *cw_dg_open(void) {
@@ -96,6 +109,76 @@ static inline int cw_dg_send(cw_dg *d, int fd, int count) {
         return n < 0 ? -1 : 1;
     }
     return sendmmsg(fd, d->out, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Whether this is a UDP socket of a kernel that cuts messages (Linux 4.18): an older one would send all as one datagram. */
+static inline int cw_dg_can_cut(int fd) {
+    int size = 0;
+    socklen_t length = sizeof size;
+    return getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, &length) == 0;
+}
+
+/* Do datagrams a and b go to the same peer? */
+static inline int cw_dg_together(const cw_dg *d, int a, int b) {
+    unsigned length = d->out[a].msg_hdr.msg_namelen;
+    if (length != d->out[b].msg_hdr.msg_namelen)
+        return 0;
+    if (length == sizeof(struct sockaddr_in)) /* sin_zero may hold anything */
+        length = offsetof(struct sockaddr_in, sin_zero);
+    return memcmp(&d->out_names[a], &d->out_names[b], length) == 0;
+}
+
+/* Pack `count` datagrams into fewer messages: how many; `count` where none go together. Only the last datagram of a message may
+ * be shorter than the others, and none is empty: that is how the kernel finds where to cut. */
+static inline int cw_dg_pack(cw_dg *d, int count) {
+    int messages = 0;
+    for (int i = 0; i < count; messages++) {
+        size_t size = d->out_vec[i].iov_len, all = size;
+        int run = 1;
+        while (size > 0 && i + run < count) {
+            size_t next = d->out_vec[i + run].iov_len;
+            if (next == 0 || next > size || all + next > CW_DG_CUT || !cw_dg_together(d, i, i + run))
+                break;
+            all += next;
+            run++;
+            if (next < size)
+                break;
+        }
+        struct msghdr *m = &d->cut[messages].msg_hdr;
+        *m = d->out[i].msg_hdr;
+        m->msg_iovlen = (size_t)run;
+        if (run > 1) {
+            m->msg_control = d->sizes[messages].bytes;
+            m->msg_controllen = sizeof d->sizes[messages].bytes;
+            struct cmsghdr *c = CMSG_FIRSTHDR(m);
+            uint16_t cut = (uint16_t)size;
+            c->cmsg_level = IPPROTO_UDP;
+            c->cmsg_type = UDP_SEGMENT;
+            c->cmsg_len = CMSG_LEN(sizeof cut);
+            memcpy(CMSG_DATA(c), &cut, sizeof cut);
+        }
+        d->runs[messages] = run;
+        i += run;
+    }
+    return messages;
+}
+
+/* Send in messages that the kernel cuts: how many datagrams left, -1 with errno. *refused is set where this socket or the way
+ * to the peer does not take such messages (a datagram longer than its MTU, say); all then leave as they are. */
+static inline int cw_dg_send_cut(cw_dg *d, int fd, int count, int *refused) {
+    int messages = count > 1 ? cw_dg_pack(d, count) : count;
+    if (messages == count)
+        return cw_dg_send(d, fd, count);
+    int left = sendmmsg(fd, d->cut, (unsigned)messages, MSG_DONTWAIT | MSG_NOSIGNAL), sent = 0;
+    if (left < 0) {
+        if (d->runs[0] == 1 || (errno != EINVAL && errno != EMSGSIZE && errno != EIO && errno != EOPNOTSUPP))
+            return -1;
+        *refused = 1;
+        return cw_dg_send(d, fd, count);
+    }
+    for (int i = 0; i < left; i++)
+        sent += d->runs[i];
+    return sent;
 }
 
 /* Where a peer's entry may lie: Fibonacci hashing of its address and port. */

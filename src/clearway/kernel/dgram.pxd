@@ -22,9 +22,11 @@ cdef class Datagrams:
     cdef Entry seen[BOOK_SIZE]
     cdef Entry known[BOOK_SIZE]
     cdef readonly bint more
+    cdef readonly bint refused
     cdef object address_of(self, int index)
     cdef unsigned int find(self, object address, int family, sockaddr_in6* name) except? 0
-    cdef int leave(self, int fd, int count) except -2
+    cdef int leave(self, int fd, int count, bint cut) except -2
+    cpdef bint can_cut(self, int fd)
     cpdef list receive(self, object sock, int fd)
     cpdef int send(self, object sock, int fd, int family, object data, object address) except -2
-    cpdef Py_ssize_t send_many(self, object sock, int fd, int family, list out, Py_ssize_t start) except -2
+    cpdef Py_ssize_t send_many(self, object sock, int fd, int family, list out, Py_ssize_t start, bint cut) except -2

@@ -15,10 +15,15 @@ class Datagrams:
     """What a loop's datagram sockets receive and send with.
 
     :ivar more: the last ``receive`` filled the batch, so there may be more.
+    :ivar refused: not here, where ``can_cut`` is never true.
     """
 
     def __init__(self) -> None:
         self.more = False
+        self.refused = False
+
+    def can_cut(self, fd: int) -> bool:
+        return False
 
     def receive(self, sock: socket.socket, fd: int) -> list[Any]:
         """[data, address] of what waits: a batch of one here; empty where nothing does."""
@@ -42,7 +47,7 @@ class Datagrams:
         return 1
 
     def send_many(
-        self, sock: socket.socket, fd: int, family: int, out: list[Any], start: int
+        self, sock: socket.socket, fd: int, family: int, out: list[Any], start: int, cut: bool
     ) -> int:
         """Send the first of ``out`` (data, address, data, address, ...) from ``start`` on; as ``send``."""
         return self.send(sock, fd, family, out[start], out[start + 1])

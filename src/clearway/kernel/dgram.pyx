@@ -49,6 +49,8 @@ cdef extern from "dgram.h" nogil:
     int cw_dg_family(const cw_dg_name*, unsigned int length)
     void cw_dg_put(cw_dg*, int i, const void*, size_t, const sockaddr_in6*, unsigned int length)
     int cw_dg_send(cw_dg*, int fd, int count)
+    int cw_dg_send_cut(cw_dg*, int fd, int count, int* refused)
+    int cw_dg_can_cut(int fd)
     unsigned int cw_dg_hash(const cw_dg_name*, unsigned int bits)
     unsigned int cw_dg_pointer_hash(const void*, unsigned int bits)
     int cw_dg_same(const sockaddr_in6*, unsigned int, const cw_dg_name*, unsigned int)
@@ -73,6 +75,7 @@ cdef class Datagrams:
     """The datagram buffers and the address book of one loop. Not for use by two threads at a time.
 
     :ivar more: the last ``receive`` filled the batch, so there may be more.
+    :ivar refused: the last ``send_many`` was told to cut, and the kernel would not.
     """
 
     def __cinit__(self):
@@ -209,20 +212,24 @@ cdef class Datagrams:
                 return send_by_socket(sock, data, address)
         if PyBytes_CheckExact(data):
             cw_dg_put(self.c, 0, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &name, length)
-            rc = self.leave(fd, 1)
+            rc = self.leave(fd, 1, False)
         else:
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
             try:
                 cw_dg_put(self.c, 0, view.buf, view.len, &name, length)
-                rc = self.leave(fd, 1)
+                rc = self.leave(fd, 1, False)
             finally:
                 PyBuffer_Release(&view)
         return rc
 
-    cpdef Py_ssize_t send_many(self, object sock, int fd, int family, list out, Py_ssize_t start) except -2:
+    cpdef Py_ssize_t send_many(self, object sock, int fd, int family, list out, Py_ssize_t start, bint cut) except -2:
         """Send what ``out`` (data, address, data, address, ...; data are bytes) holds from ``start`` on.
 
         Returns how many datagrams left in this call, which may be fewer; -1 where the first would block.
+
+        :param cut: hand those of one size to one peer to the kernel as one message that it cuts up (generic
+            segmentation offload), for a third of the cost of each. Only where ``can_cut`` says so. ``refused`` then says
+            whether the kernel took such messages for this peer.
         :raises OSError: the first one was refused.
         """
         cdef sockaddr_in6 name
@@ -242,12 +249,22 @@ cdef class Datagrams:
             cw_dg_put(self.c, count, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &name, length)
             count += 1
             start += 2
-        return self.leave(fd, count)
+        return self.leave(fd, count, cut)
 
-    cdef int leave(self, int fd, int count) except -2:
+    cpdef bint can_cut(self, int fd):
+        """Whether ``send_many`` may be told to ``cut``: the socket is UDP, the kernel Linux 4.18."""
+        return cw_dg_can_cut(fd)
+
+    cdef int leave(self, int fd, int count, bint cut) except -2:
         cdef int rc
+        cdef int refused = 0
+        self.refused = False
         while True:
-            rc = cw_dg_send(self.c, fd, count)
+            if cut:
+                rc = cw_dg_send_cut(self.c, fd, count, &refused)
+                self.refused = refused
+            else:
+                rc = cw_dg_send(self.c, fd, count)
             if rc >= 0:
                 return rc
             if errno == EAGAIN:

@@ -30,6 +30,8 @@ cdef class DatagramTransport(FeedOwner):
     cdef object _queue
     cdef Py_ssize_t _pending
     cdef bint _corked
+    cdef int _alone
+    cdef bint _cuts
     cdef unsigned long long _cork_epoch
     cdef list _out
     cdef unsigned long long _call_epoch

@@ -1,8 +1,10 @@
 """The transport of datagram sockets, UDP and Unix, on either engine.
 
 A wake-up takes in a batch of datagrams with one system call, and what their protocol sends while it is told of
-them leaves with one system call as well, at the end of the batch. Outside of that a datagram leaves at once. A
-preemption in the middle of a batch sends what is there: the loop's ``flush`` asks ``corked`` transports to.
+them leaves with one system call as well, at the end of the batch; of a batch of one, the first answer leaves at once.
+Datagrams of one size to one peer are handed over as one message, which the kernel cuts up (generic segmentation
+offload). Outside of that a datagram leaves at once. A preemption in the middle of a batch sends what is there: the
+loop's ``flush`` asks ``corked`` transports to.
 
 Errors of sending and receiving go to ``error_received``, as in asyncio, and never close the transport.
 """
@@ -102,6 +104,8 @@ class DatagramTransport(FeedOwner):
         self._pending = 0
         self._corked = False
         self._cork_epoch = 0
+        # While the protocol is told of a datagram that came alone: 1, and 2 once it has sent one itself.
+        self._alone = 0
         self._out: list[Any] = []
         # The loop's epoch when the protocol's current call began: another one now means that it has been suspended.
         self._call_epoch = 0
@@ -111,6 +115,10 @@ class DatagramTransport(FeedOwner):
         # As in asyncio, whoever made the output pile up hears of it in his own.
         self._output_context = self._context
         self._datagrams: Datagrams = loop._get_datagrams()
+        # Several to one peer leave as one message; False once the kernel has refused one.
+        self._cuts = self._family in (socket.AF_INET, socket.AF_INET6) and self._datagrams.can_cut(
+            self._sock_fd
+        )
         self._feed: Feed = loop._engine.open_feed(self._sock_fd, self, True, False)
         loop._transports[self._sock_fd] = self
 
@@ -206,6 +214,9 @@ class DatagramTransport(FeedOwner):
                 "Fatal write error on datagram transport",
             )
             return
+        if self._alone == 2 and self._cork_epoch == self._loop._epoch:
+            self._alone = 0
+            self._cork()
         if self._corked and self._cork_epoch == self._loop._epoch:
             self._out.append(data if type(data) is bytes else bytes(data))
             self._out.append(addr)
@@ -215,6 +226,8 @@ class DatagramTransport(FeedOwner):
             self._enqueue(data, addr)
             self._maybe_pause_protocol()
         else:
+            if self._alone == 1:
+                self._alone = 2
             self._send_now(data, addr)
 
     def get_write_buffer_size(self) -> int:
@@ -272,11 +285,12 @@ class DatagramTransport(FeedOwner):
         count = len(batch)
         if count == 0:
             return
-        # One alone is answered at once: its peer need not wait for the end of the step.
+        # One alone is answered at once: its peer need not wait for the end of the step. What follows can.
         if count > 2:
-            self._corked = True
+            self._cork()
+        else:
+            self._alone = 1
             self._cork_epoch = self._loop._epoch
-            self._loop._corked.add(self)
         index = 0
         try:
             while index < count:
@@ -299,10 +313,16 @@ class DatagramTransport(FeedOwner):
                         feed.can_read = True
                     break
         finally:
+            self._alone = 0
             if self._corked:
                 self._corked = False
                 self._loop._corked.discard(self)
                 self.uncork()
+
+    def _cork(self) -> None:
+        self._corked = True
+        self._cork_epoch = self._loop._epoch
+        self._loop._corked.add(self)
 
     def writable(self) -> None:
         if self._conn_lost:
@@ -386,8 +406,10 @@ class DatagramTransport(FeedOwner):
                 continue
             try:
                 sent = self._datagrams.send_many(
-                    self._sock, self._sock_fd, self._family, out, start
+                    self._sock, self._sock_fd, self._family, out, start, self._cuts
                 )
+                if self._datagrams.refused:
+                    self._cuts = False
             except OSError as exc:
                 start += 2
                 # In a copy: ours may be entered, by a protocol that has just been suspended.
