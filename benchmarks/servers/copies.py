@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -27,6 +28,9 @@ from benchmarks.servers.echo import Echo, new_loop
 
 #: Bytes that a stream of asyncio's is read by.
 READ = 64 * 1024
+#: Bytes of a datagram at most.
+DATAGRAM = 32 * 1024
+CERTIFICATE = Path(__file__).parents[2] / "tests" / "support" / "localhost.pem"
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -82,6 +86,80 @@ async def echo_protocol(size: int, piece: int) -> None:
     peer(talk, far, size, piece)
     _, protocol = await asyncio.get_running_loop().create_connection(Once, sock=near)
     await protocol.ended
+
+
+def talk_tls(sock: socket.socket, size: int, piece: int) -> None:
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    sock.setblocking(True)
+    with context.wrap_socket(sock, server_hostname="localhost") as wrapped:
+        block, answer = bytes(piece), bytearray(piece)
+        for _ in range(size // piece):
+            wrapped.sendall(block)
+            left = piece
+            while left:
+                left -= wrapped.recv_into(answer, left)
+        wrapped.unwrap()
+
+
+async def echo_tls(size: int, piece: int) -> None:
+    near, far = tcp_pair()
+    peer(talk_tls, far, size, piece)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    loop = asyncio.get_running_loop()
+    protocol = Once()  # uvloop gives back another
+    await loop.connect_accepted_socket(lambda: protocol, sock=near, ssl=context)
+    await protocol.ended
+
+
+def talk_udp(sock: socket.socket, size: int, piece: int) -> None:
+    piece = min(piece, DATAGRAM)
+    block, answer = bytes(piece), bytearray(piece)
+    for _ in range(size // piece):
+        sock.send(block)
+        sock.recv_into(answer)
+    sock.send(b"end")
+
+
+class OnceDatagrams(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        if data == b"end":
+            self.transport.close()
+        else:
+            self.transport.sendto(data, address)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
+async def echo_udp(size: int, piece: int) -> None:
+    near, far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    near.bind(("127.0.0.1", 0))
+    far.connect(near.getsockname())
+    peer(talk_udp, far, size, piece)
+    near.setblocking(False)
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_datagram_endpoint(OnceDatagrams, sock=near)
+    await protocol.ended
+
+
+async def echo_subprocess(size: int, piece: int) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "cat", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    block = bytes(piece)
+    assert process.stdin is not None and process.stdout is not None
+    for _ in range(size // piece):
+        process.stdin.write(block)
+        await process.stdout.readexactly(piece)
+    process.stdin.close()
+    await process.wait()
 
 
 async def echo_asyncio_streams(size: int, piece: int) -> None:
@@ -213,6 +291,9 @@ async def messages_pipe(size: int, piece: int) -> None:
 
 WAYS: dict[str, Callable[[int, int], Awaitable[None]]] = {
     "echo, Protocol": echo_protocol,
+    "echo, Protocol over TLS": echo_tls,
+    "echo, DatagramProtocol": echo_udp,
+    "echo, subprocess by asyncio's streams": echo_subprocess,
     "echo, asyncio's streams": echo_asyncio_streams,
     "echo, clearway.streams": echo_leases,
     "proxy, asyncio's streams": proxy_streams,

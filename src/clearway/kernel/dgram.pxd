@@ -23,6 +23,7 @@ cdef class Datagrams:
     cdef Entry known[BOOK_SIZE]
     cdef readonly bint more
     cdef readonly bint refused
+    cdef readonly bint copies
     cdef object address_of(self, int index)
     cdef unsigned int find(self, object address, int family, sockaddr_in6* name) except? 0
     cdef int leave(self, int fd, int count, bint cut) except -2

@@ -16,11 +16,13 @@ class Datagrams:
 
     :ivar more: the last ``receive`` filled the batch, so there may be more.
     :ivar refused: not here, where ``can_cut`` is never true.
+    :ivar copies: not here, where each is received into an object of its own.
     """
 
     def __init__(self) -> None:
         self.more = False
         self.refused = False
+        self.copies = False
 
     def can_cut(self, fd: int) -> bool:
         return False

@@ -76,11 +76,13 @@ cdef class Datagrams:
 
     :ivar more: the last ``receive`` filled the batch, so there may be more.
     :ivar refused: the last ``send_many`` was told to cut, and the kernel would not.
+    :ivar copies: what is received is copied out of the batch's buffers.
     """
 
     def __cinit__(self):
         memset(self.seen, 0, sizeof(self.seen))
         memset(self.known, 0, sizeof(self.known))
+        self.copies = True
         self.c = cw_dg_open()
         if self.c == NULL:
             raise MemoryError()

@@ -34,8 +34,10 @@ class LoopStatistics:
     :ivar paths: bytes moved and copied, by path: "receive" and "send" (connections on the engine), "transport receive"
         and "transport send" (streams on TLS and other transports, on top of the former), those of ``transfer``
         ("sendfile", "splice", "copy_file_range", "buffers"), "file read", "file write", "shared receive", "shared
-        send" (``SharedChannel``). A path that was not used is missing, but for the first two. Datagrams, pipes of
-        subprocesses and the copies that TLS transports make are not counted.
+        send" (``SharedChannel``), "datagram receive" and "datagram send", "pipe receive" and "pipe send" (those of
+        subprocesses included), "tls receive" and "tls send" (plaintext moved, on top of the connection's own; what
+        OpenSSL and its memory BIOs copy is in their copies). A path that was not used is missing, but for the first
+        two.
     :ivar zero_copy_sends: sends from the memory itself (io_uring). :ivar zero_copy_copied: those of them that the
         kernel copied all the same, after which their socket does without.
     :ivar scheduler: suspensions, refusals by rule, latencies in seconds.

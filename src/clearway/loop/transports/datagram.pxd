@@ -1,5 +1,6 @@
 cimport cython
 
+from clearway.buffers.account cimport Account
 from clearway.engine.interface cimport Feed, FeedOwner
 from clearway.kernel.dgram cimport Datagrams
 from clearway.kernel.sysio cimport run_in_context
@@ -39,6 +40,8 @@ cdef class DatagramTransport(FeedOwner):
     cdef object _context
     cdef object _output_context
     cdef Datagrams _datagrams
+    cdef Account _received_account
+    cdef Account _sent_account
     cdef Feed _feed
     cpdef object context(self)
     cpdef object sendto(self, object data, object addr=*)
@@ -54,4 +57,11 @@ cdef class DatagramTransport(FeedOwner):
     cpdef object flush_corked(self)
     @cython.locals(start=Py_ssize_t, total=Py_ssize_t, sent=Py_ssize_t)
     cdef object _send_list(self, list out)
+    @cython.locals(index=Py_ssize_t, size=Py_ssize_t)
+    cdef object _enter_received(self, list batch)
+    @cython.locals(index=Py_ssize_t, size=Py_ssize_t)
+    cdef object _enter_sent(self, list out, Py_ssize_t start, Py_ssize_t end)
+    cdef bytes _own(self, object data)
     cdef object _error_received(self, object exc)
+
+cdef Py_ssize_t _size(object data) except -1

@@ -21,6 +21,7 @@ from collections import deque
 from contextvars import copy_context
 from typing import Any
 
+from clearway.buffers.account import Account
 from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.dgram import Datagrams
 from clearway.kernel.sysio import run_in_context
@@ -115,6 +116,8 @@ class DatagramTransport(FeedOwner):
         # As in asyncio, whoever made the output pile up hears of it in his own.
         self._output_context = self._context
         self._datagrams: Datagrams = loop._get_datagrams()
+        self._received_account: Account = loop._ledger.account("datagram receive")
+        self._sent_account: Account = loop._ledger.account("datagram send")
         # Several to one peer leave as one message; False once the kernel has refused one.
         self._cuts = self._family in (socket.AF_INET, socket.AF_INET6) and self._datagrams.can_cut(
             self._sock_fd
@@ -218,7 +221,7 @@ class DatagramTransport(FeedOwner):
             self._alone = 0
             self._cork()
         if self._corked and self._cork_epoch == self._loop._epoch:
-            self._out.append(data if type(data) is bytes else bytes(data))
+            self._out.append(data if type(data) is bytes else self._own(data))
             self._out.append(addr)
             if len(self._out) >= _CORK_ENTRIES:
                 self.uncork()
@@ -282,6 +285,7 @@ class DatagramTransport(FeedOwner):
                 self._error_received(exc)
                 return
             feed.can_read = self._datagrams.more
+            self._enter_received(batch)
         count = len(batch)
         if count == 0:
             return
@@ -348,6 +352,7 @@ class DatagramTransport(FeedOwner):
             if sent < 0:
                 self._feed.wait_writable()
                 break
+            self._sent_account.add(len(data), 0)
             queue.popleft()
             self._pending -= len(data) + _HEADER_SIZE
         if self._protocol_paused and self._pending <= self._low_water:
@@ -374,9 +379,11 @@ class DatagramTransport(FeedOwner):
             self._output_context = copy_context()
             self._enqueue(data, addr)
             self._maybe_pause_protocol()
+        else:
+            self._sent_account.add(_size(data), 0)
 
     def _enqueue(self, data: Any, addr: Any) -> None:
-        chunk = data if type(data) is bytes else bytes(data)  # the caller may change it later
+        chunk = data if type(data) is bytes else self._own(data)
         if not self._queue:
             self._feed.wait_writable()
         self._queue.append((chunk, addr))
@@ -431,7 +438,28 @@ class DatagramTransport(FeedOwner):
                 self._enqueue(out[start], out[start + 1])
                 start += 2
             else:
+                self._enter_sent(out, start, start + 2 * sent)
                 start += 2 * sent
+
+    # -- accounts --------------------------------------------------------------------------------------------
+
+    def _own(self, data: Any) -> bytes:
+        """A copy, since the caller may change it later."""
+        copy = bytes(data)
+        self._sent_account.add(0, len(copy))
+        return copy
+
+    def _enter_received(self, batch: list[Any]) -> None:
+        size = 0
+        for index in range(0, len(batch), 2):
+            size += len(batch[index])
+        self._received_account.add(size, size if self._datagrams.copies else 0)
+
+    def _enter_sent(self, out: list[Any], start: int, end: int) -> None:
+        size = 0
+        for index in range(start, end, 2):
+            size += len(out[index])
+        self._sent_account.add(size, 0)
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -565,3 +593,8 @@ class DatagramTransport(FeedOwner):
             raise
         except BaseException as exc:
             self._report("protocol.resume_writing() failed", exc)
+
+
+def _size(data: Any) -> int:
+    """Bytes of a bytes-like object, whose items may be wider."""
+    return data.nbytes if isinstance(data, memoryview) else len(data)

@@ -1,5 +1,6 @@
 cimport cython
 
+from clearway.buffers.account cimport Account
 from clearway.engine.interface cimport Feed, FeedOwner
 from clearway.kernel.sysio cimport run_method1
 
@@ -20,6 +21,7 @@ cdef class PipeTransport(FeedOwner):
     cdef bint _ending
     cdef object _context
     cdef Feed _feed
+    cdef Account _account
     cpdef object context(self)
 
 cdef class ReadPipeTransport(PipeTransport):

@@ -15,6 +15,7 @@ from asyncio.log import logger
 from contextvars import copy_context
 from typing import Any
 
+from clearway.buffers.account import Account
 from clearway.engine.interface import Feed, FeedOwner
 from clearway.kernel.sysio import run_method1
 from clearway.loop.errors import insist_on_protocol
@@ -169,6 +170,7 @@ class ReadPipeTransport(PipeTransport):
         PipeTransport.__init__(self, loop, pipe, protocol, extra)
         self._paused = False
         self._made = False
+        self._account: Account = loop._ledger.account("pipe receive")
         self._feed: Feed = loop._engine.open_feed(self._fileno, self, True, True)
         self.set_protocol(protocol)
 
@@ -227,6 +229,7 @@ class ReadPipeTransport(PipeTransport):
             if len(data) == 0:
                 self._read_end()
                 return
+            self._account.add(len(data), 0)
             try:
                 run_method1(self._context, self._protocol, "data_received", data)
             except (SystemExit, KeyboardInterrupt):
@@ -272,6 +275,7 @@ class WritePipeTransport(PipeTransport):
     def __init__(self, loop: Any, pipe: Any, protocol: Any, extra: dict[str, Any] | None) -> None:
         PipeTransport.__init__(self, loop, pipe, protocol, extra)
         self._lost_writes = 0
+        self._account: Account = loop._ledger.account("pipe send")
         self._protocol_paused = False
         self._high_water = HIGH_WATER
         self._low_water = HIGH_WATER // 4
@@ -342,18 +346,25 @@ class WritePipeTransport(PipeTransport):
             except OSError as exc:
                 self._fatal_error(exc)
                 return
+            self._account.add(sent, 0)
             if sent == size:
                 return
             self._feed.wait_writable()
             self._output_context = copy_context()
-        # The caller may change what is not bytes once we have returned.
-        chunk = data if type(data) is bytes else bytes(data)
-        self._out.append(memoryview(chunk)[sent:] if sent else chunk)
+        if type(data) is bytes:
+            self._out.append(memoryview(data)[sent:] if sent else data)
+        else:
+            # The caller may change it once we have returned.
+            with memoryview(data) as view:
+                self._out.append(bytes(view[sent:]))
+            self._account.add(0, size - sent)
         self._pending += size - sent
         self._maybe_pause_protocol()
 
     def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(list_of_data))
+        data = b"".join(list_of_data)
+        self._account.add(0, len(data))
+        self.write(data)
 
     def write_eof(self) -> None:
         """Close once what is pending has been written: that is how the end is said on a pipe."""
@@ -401,6 +412,7 @@ class WritePipeTransport(PipeTransport):
                 self._fatal_error(exc, self._output_context.copy())
                 return
             self._pending -= sent
+            self._account.add(sent, 0)
             taken = 0
             while taken < len(out) and sent >= len(out[taken]):
                 sent -= len(out[taken])

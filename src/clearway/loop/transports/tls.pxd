@@ -1,5 +1,6 @@
 cimport cython
 
+from clearway.buffers.account cimport Account
 from clearway.loop.core cimport LoopCore
 from clearway.loop.transports.stream cimport StreamTransport
 
@@ -11,6 +12,7 @@ cdef int _SHUTDOWN
 cdef int _RECORD_MAX
 cdef int _SLICE
 cdef int _FILLS_PER_STEP
+cdef int _BIO_COPIES
 
 cdef class TLSTransport:
     cdef object __weakref__
@@ -29,6 +31,8 @@ cdef class TLSTransport:
     cdef object _ssl_read
     cdef object _ssl_write
     cdef object _ssl_pending
+    cdef Account _received
+    cdef Account _sent
     cdef int _state
     cdef bint _app_made
     cdef bint _app_ended
@@ -65,7 +69,7 @@ cdef class TLSTransport:
     cdef object _handshake_failed(self, object exc)
     cdef object _handshake_done(self)
     cdef object _read(self)
-    @cython.locals(want=Py_ssize_t, first=bytes, chunk=bytes, parts=list, ended=bint)
+    @cython.locals(want=Py_ssize_t, first=bytes, chunk=bytes, data=bytes, parts=list, ended=bint)
     cdef object _read_chunks(self)
     @cython.locals(want=Py_ssize_t, size=Py_ssize_t, offset=Py_ssize_t, count=Py_ssize_t, left=Py_ssize_t)
     cdef object _read_into(self)

@@ -28,6 +28,7 @@ from asyncio.log import logger
 from collections.abc import Iterable
 from typing import Any
 
+from clearway.buffers.account import Account
 from clearway.loop.transports.stream import StreamTransport
 
 UNWRAPPED = 0
@@ -46,6 +47,10 @@ SLICE = 64 * 1024
 #: Buffers of a ``BufferedProtocol`` filled in one step before others get their turn (stream.py).
 FILLS_PER_STEP = 16
 
+#: What TLS copies by its nature, for the accounts: a memory BIO's data once on the way in and once on the way out;
+#: OpenSSL the plaintext once, between its record buffer and the caller's memory (and encrypts in the record buffer).
+BIO_COPIES = 2
+
 # C integers when compiled (tls.pxd).
 _UNWRAPPED = UNWRAPPED
 _HANDSHAKE = HANDSHAKE
@@ -55,6 +60,7 @@ _SHUTDOWN = SHUTDOWN
 _RECORD_MAX = RECORD_MAX
 _SLICE = SLICE
 _FILLS_PER_STEP = FILLS_PER_STEP
+_BIO_COPIES = BIO_COPIES
 
 _STATE_NAMES = ("unwrapped", "handshake", "open", "flushing", "shutdown")
 
@@ -159,6 +165,8 @@ class TLSTransport:
         self._ssl_read = inner.read
         self._ssl_write = inner.write
         self._ssl_pending = inner.pending
+        self._received: Account = loop._ledger.account("tls receive")
+        self._sent: Account = loop._ledger.account("tls send")
         self._app_protocol: Any = None
         self._buffered = False
         self.set_protocol(protocol)
@@ -218,6 +226,7 @@ class TLSTransport:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
             chunk = bytes(data)  # the caller may change it once we have returned
+            self._sent.add(0, len(chunk))
         if len(chunk) == 0 or self._refused():
             return
         self._backlog.append(chunk)
@@ -230,7 +239,10 @@ class TLSTransport:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
             if len(data):
-                chunks.append(data if type(data) is bytes else bytes(data))
+                if type(data) is not bytes:
+                    data = bytes(data)
+                    self._sent.add(0, len(data))
+                chunks.append(data)
         if not chunks or self._refused():
             return
         for chunk in chunks:
@@ -304,6 +316,7 @@ class TLSTransport:
 
     def data_received(self, data: bytes) -> None:
         self._incoming_write(data)
+        self._received.add(0, _BIO_COPIES * len(data))
         if self._state == _WRAPPED:
             self._read()
         elif self._state == _HANDSHAKE:
@@ -532,7 +545,12 @@ class TLSTransport:
             if first is None and not ended:
                 return
             if first is not None:
-                self._app_protocol.data_received(first if parts is None else b"".join(parts))
+                data = first
+                if parts is not None:
+                    data = b"".join(parts)
+                    self._received.add(0, len(data))
+                self._received.add(len(data), len(data))
+                self._app_protocol.data_received(data)
             if self._state != _WRAPPED:
                 return
             if ended:
@@ -570,6 +588,7 @@ class TLSTransport:
             finally:
                 view.release()  # its owner may want to resize it
             if offset:
+                self._received.add(offset, offset)
                 self._app_protocol.buffer_updated(offset)
             if self._state != _WRAPPED:
                 return
@@ -659,7 +678,7 @@ class TLSTransport:
         """Encrypt up to a slice of the backlog; False when OpenSSL has to read first."""
         backlog = self._backlog
         if len(backlog) > 1 and self._backlog_offset == 0 and len(backlog[0]) < _RECORD_MAX:
-            _join_small(backlog)
+            self._sent.add(0, _join_small(backlog))
         room = _SLICE
         count = 0
         try:
@@ -683,6 +702,7 @@ class TLSTransport:
         return True
 
     def _encrypted_head(self, count: int) -> None:
+        self._sent.add(count, count)
         self._backlog_size -= count
         self._backlog_offset += count
         if self._backlog_offset == len(self._backlog[0]):
@@ -695,6 +715,7 @@ class TLSTransport:
         data = self._outgoing_read()
         if len(data) == 0:
             return
+        self._sent.add(0, _BIO_COPIES * len(data))
         if self._tcp is not None:
             self._tcp.write(data)
         elif self._lower is not None:
@@ -803,10 +824,11 @@ class TLSTransport:
         )
 
 
-def _join_small(backlog: list[bytes]) -> None:
+def _join_small(backlog: list[bytes]) -> int:
     """Make one piece, at most a record long, of the small ones in front: a copy costs less.
 
     A piece that OpenSSL refused for now has to be offered again at the front: it stays there.
+    Returns the bytes that were copied.
     """
     size = 0
     count = 0
@@ -815,8 +837,10 @@ def _join_small(backlog: list[bytes]) -> None:
             break
         size += len(piece)
         count += 1
-    if count > 1:
-        backlog[:count] = [b"".join(backlog[:count])]
+    if count < 2:
+        return 0
+    backlog[:count] = [b"".join(backlog[:count])]
+    return size
 
 
 def _limits(high: int | None, low: int | None, default_kib: int) -> tuple[int, int]:
