@@ -9,10 +9,11 @@ import socket
 import sys
 from array import array
 
+import pytest
+
 import clearway
 from clearway import streams
 from clearway._compiled import is_compiled
-from clearway.channels import SharedChannel
 
 from ..support.certs import client_context, server_context
 from ..support.loops import in_thread, run
@@ -120,7 +121,12 @@ def test_files(factory, tmp_path):
     run(factory, main)
 
 
+@pytest.mark.skipif(
+    not is_compiled("clearway.channels._ring"), reason="shared memory needs atomic instructions"
+)
 def test_shared_channels(clearway_factory):
+    from clearway.channels import SharedChannel
+
     async def main():
         left, link = SharedChannel.pair()
         right = SharedChannel.attach(link)
