@@ -313,3 +313,13 @@ def test_time_is_monotonic(factory):
         assert times == sorted(times)
 
     run(factory, main)
+
+
+def test_a_library_that_turns_the_loop_itself_is_told_that_it_cannot(clearway_factory):
+    """As nest_asyncio does: it asks the selector between the steps it takes from ``_ready``."""
+    loop = clearway_factory()
+    try:
+        with pytest.raises(RuntimeError, match=r"nest_asyncio.*Await instead"):
+            loop._process_events(loop._selector.select(None))
+    finally:
+        loop.close()

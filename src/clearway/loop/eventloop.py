@@ -638,6 +638,14 @@ class _SelectorView:
     def close(self) -> None:
         pass
 
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """:raises RuntimeError: always: whoever asks wants to make the turns of the loop himself."""
+        raise RuntimeError(
+            "clearway makes the turns of its loop itself, and the loop cannot be run again while it runs: a library "
+            "that has replaced the loop's methods to do so (nest_asyncio) works on asyncio's own loop only. Await "
+            "instead of calling run_until_complete() inside of the loop, or run the other loop in a thread"
+        )
+
     def get_map(self) -> dict[int, Any]:
         return {}
 
