@@ -363,9 +363,19 @@ def from_other_threads(trace, loop):
     def submit():
         future = asyncio.run_coroutine_threadsafe(work(21), loop)
         trace("result", future.result(10))
-        future = asyncio.run_coroutine_threadsafe(asyncio.sleep(60), loop)
-        time.sleep(0.001)
+        begun, ended = threading.Event(), threading.Event()
+
+        async def sleep():
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(sleep(), loop)
+        trace("begun", begun.wait(20))
         trace("cancel", future.cancel())
+        trace("ended", ended.wait(20))  # a stop in the turn of the cancellation would leave it pending
         loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=submit)
