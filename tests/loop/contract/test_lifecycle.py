@@ -375,7 +375,8 @@ def from_other_threads(trace, loop):
         future = asyncio.run_coroutine_threadsafe(sleep(), loop)
         trace("begun", begun.wait(20))
         trace("cancel", future.cancel())
-        trace("ended", ended.wait(20))  # a stop in the turn of the cancellation would leave it pending
+        # A stop in the turn of the cancellation would leave the task pending.
+        trace("ended", ended.wait(20))
         loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=submit)
