@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import greenlet
 import pytest
 
 from clearway.scheduler import _native, preemption
@@ -340,23 +339,6 @@ def test_keyboard_interrupt_in_a_hog_ends_the_run() -> None:
     assert not host._scheduler.clock.word & 1
     task.exception()
     host.close()
-
-
-def test_a_program_with_greenlets_of_its_own_is_left_alone() -> None:
-    async def main(host: Host) -> None:
-        flags: list[bool] = []
-        scheduler = host._scheduler
-
-        def inside() -> str:
-            host.call_soon(flags.append, True)
-            spin_until(lambda: scheduler.declined[3] >= 2)
-            assert not flags
-            return "back"
-
-        assert greenlet.greenlet(inside).switch() == "back"
-        assert scheduler.suspensions == 0
-
-    run(main)
 
 
 def test_off_and_report_never_suspend_and_send_nothing() -> None:

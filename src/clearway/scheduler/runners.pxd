@@ -26,6 +26,7 @@ cdef class Runners:
     cdef bint _finished
     cdef object _failure
     cdef bint _closing
+    cdef bint _arrived
     cdef object _context
     cdef object _collector
     cdef object _old_signal

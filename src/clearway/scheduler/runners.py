@@ -83,6 +83,8 @@ class Runners:
         self._finished = False
         self._failure: BaseException | None = None
         self._closing = False
+        # The switch that is being made is one of ours.
+        self._arrived = False
         self._context: Any = None
         self._collector = rules.CollectorWatch()
         self._old_signal: Any = None
@@ -236,7 +238,7 @@ class Runners:
                 target.gr_context = self._context
                 self._runners += 1
             self._running = target
-            target.switch()
+            self._switch(target)
             target = None  # whoever came here without having finished wants a new runner
         self._running = None
         failure = self._failure
@@ -249,6 +251,7 @@ class Runners:
 
     def _body(self) -> None:
         """A runner's life: turns until the host stops, then parked until it is wanted again."""
+        self._arrived = False
         me = greenlet.getcurrent()
         # A little above this frame: what calls us is the root's.
         me.base = _native.stack_mark() + 512
@@ -264,9 +267,48 @@ class Runners:
             self._finished = True
             self._idle.append(me)
             root = self._root
-            root.switch()
+            self._switch(root)
             if self._root is not root:
                 self._adopt(me)
+
+    def _switch(self, target: Any) -> None:
+        """Leave this stack for ``target``, another of ours, and return when one of ours switches to this one.
+
+        A program's own greenlets (SQLAlchemy's, playwright's) know the stack that they were made on, as their parent
+        or because somebody kept it, and switch to it when they wait or end. On other loops that is always the
+        stack which the loop runs on. Here the loop may have gone on to another meanwhile: what is meant for
+        it is passed on, value or exception.
+        """
+        sent: Any = None
+        error: BaseException | None = None
+        passing_on = False
+        self._arrived = True
+        while True:
+            try:
+                if not passing_on:
+                    sent = target.switch()
+                elif error is not None:
+                    sent = target.throw(error)
+                else:
+                    sent = target.switch(sent)
+            except greenlet.GreenletExit:
+                raise  # this stack is being unwound
+            except BaseException as raised:
+                error = raised
+            else:
+                error = None
+            if self._arrived:
+                break
+            passing_on = True
+            target = self._running
+            if target is None:
+                target = greenlet.getcurrent().parent  # the loop is not running: whoever ran it
+        self._arrived = False
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None
 
     def _adopt(self, runner: Any) -> None:
         """``runner`` wakes in another ``run_forever`` than it was parked in. Only it can do this: greenlet

@@ -164,7 +164,7 @@ class Slices(Runners):
         """
         if self._closing:
             self._finished = True
-            self._root.switch()
+            self._switch(self._root)
             return
         if self.shuffler is not None:
             # Not drawn for a wait: how often one is suspended is up to the clock, not to the seed.
@@ -180,14 +180,14 @@ class Slices(Runners):
             )
             if entry is not None:
                 self._activate(entry, now)
-                entry.strand.switch()
+                self._switch(entry.strand)
                 return
         if self._idle:
             parked = self._idle.pop()
             self._running = parked
-            parked.switch()
+            self._switch(parked)
         else:
-            self._root.switch()
+            self._switch(self._root)
 
     def hurry(self, hurried: bool) -> None:
         """The host calls this when it changes: I/O or timers wait behind ready steps, and a step has overrun.
@@ -227,7 +227,7 @@ class Slices(Runners):
         self._host.flush()
         self._idle.append(me)
         self._activate(entry, now)
-        entry.strand.switch()
+        self._switch(entry.strand)
         if self._root is not root:
             self._adopt(me)
 
