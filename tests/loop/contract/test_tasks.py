@@ -346,16 +346,28 @@ async def child_watchers(trace: Trace) -> None:
             watcher.attach_loop(loop)
             asyncio.set_child_watcher(watcher)
             trace(kind.__name__, asyncio.get_child_watcher() is watcher, watcher.is_active())
-            process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+            # The children end when they are let: asyncio's own watchers may lose one that ends while it is being added.
+            process = await asyncio.create_subprocess_exec(
+                "sh", "-c", "read line; exit 3", stdin=asyncio.subprocess.PIPE
+            )
+            process.stdin.close()
             trace("status", await process.wait())
             done = loop.create_future()
 
             def report(pid, status, *args, done=done):
                 loop.call_soon_threadsafe(done.set_result, (status, args))
 
-            pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 4"], os.environ)
+            theirs, ours = os.pipe()
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", "read line; exit 4"],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0)],
+            )
+            os.close(theirs)
             with watcher:
                 watcher.add_child_handler(pid, report, 1, 2)
+            os.close(ours)
             trace("handler", await done)
             trace("remove", watcher.remove_child_handler(pid))
             watcher.close()
