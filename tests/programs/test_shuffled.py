@@ -2,7 +2,7 @@
 
 Each scenario has several tasks in the library's code at once and checks every byte; it runs from fixed seeds, with a
 suspension after every tenth, hundredth or thousandth instruction on the average. What that found has a row in
-``clearway.scheduler.rules.DENIED_MODULES``.
+``clearway.scheduler.libraries``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from aiohttp import web
 from hypercorn import asyncio as hypercorn
 from hypercorn.config import Config
 from redis import asyncio as redis
+from sqlalchemy import String, select
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -365,6 +368,50 @@ def test_asyncpg(shuffled: Callable[[Scenario], None], postgresql: Address) -> N
             **address, user="postgres", database="postgres", min_size=1, max_size=3
         ) as pool:
             await asyncio.gather(*(work(pool, number) for number in range(6)))
+
+    shuffled(main)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "shuffled_notes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(String(100))
+
+
+def test_sqlalchemy(shuffled: Callable[[Scenario], None], postgresql: Address) -> None:
+    """Each task's greenlet waits for the database on one stack of the loop and goes on on another."""
+    url = f"postgresql+asyncpg://postgres@{postgresql.host}:{postgresql.port}/postgres"
+
+    def compute(number: int) -> int:
+        return sum(index * number for index in range(500))
+
+    async def work(session: Any, number: int) -> None:
+        for turn in range(3):
+            text = f"{number} {turn} {compute(number)}"
+            async with session() as mine, mine.begin():
+                note = Note(text=text)
+                mine.add(note)
+                await mine.flush()
+                key = note.id
+            async with session() as mine:
+                found = await mine.scalar(select(Note).where(Note.id == key))
+                assert found is not None and found.text == text
+
+    async def main() -> None:
+        engine = create_async_engine(url, pool_size=3)
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(Base.metadata.drop_all)
+                await connection.run_sync(Base.metadata.create_all)
+            session = async_sessionmaker(engine)
+            await asyncio.gather(*(work(session, number) for number in range(5)))
+        finally:
+            await engine.dispose()
 
     shuffled(main)
 

@@ -10,10 +10,7 @@ and the plain calls above the nearest coroutine frame count, that frame included
 an ``await``, where others may run anyway. Without that no request handler of a web framework could ever be
 suspended.
 
-A third-party row is there where the module's own code changes state that several tasks share, and nothing but
-run-to-completion between awaits protects it: connections with several streams, pools, parsers, buffers, state machines.
-Code of a library that only one task at a time can be in has none (httpx, starlette, psycopg, aiosqlite). ``deny`` and
-``allow`` change the table.
+Rows for third-party code are in ``libraries``. ``deny`` and ``allow`` change the table.
 """
 
 from __future__ import annotations
@@ -31,6 +28,8 @@ import sys
 import time
 import weakref
 from typing import Any
+
+from clearway.scheduler.libraries import LIBRARIES
 
 # What each rule asks, in the order in which they are asked. The index is the rule's number.
 RULES: tuple[str, ...] = (
@@ -111,45 +110,11 @@ DENIED_MODULES: dict[str, str] = {
     "reprlib.recursive_repr": "what is being shown is keyed by thread: others would see `...`",
     "dataclasses._recursive_repr": "what is being shown is keyed by thread: others would see `...`",
     "functools._find_impl": "goes through a registry to which others may add",
-    "greenlet": "switching stacks beneath a switch",
-    "gevent": "a scheduler of its own",
-    "eventlet": "a scheduler of its own",
     "clearway": "the loop's own code between awaits",
-    "uvloop": "an event loop of its own",
-    "anyio": "its primitives rely on run-to-completion between awaits",
-    "sniffio": "a thread-local switched around calls",
-    "httpcore": "the connection pool relies on run-to-completion between awaits",
-    "aiohttp.connector": "the connection pool relies on run-to-completion between awaits",
-    "aiohttp.web_server": "connections are counted while they come and go",
-    "aiohttp.web_ws": "looks whether the connection is there, then uses it",
-    "aiohttp.client_proto": "a parser in the middle of a chunk",
-    "aiohttp.web_protocol": "a parser in the middle of a message",
-    "aiohttp.streams": "reader and waiter change together",
-    "aiohttp.cookiejar": "one jar is shared by all requests of a session",
-    "aiohttp._websocket": "a frame half written, or half read",
-    "uvicorn.protocols": "a parser in the middle of a message",
-    "h11": "a parser in the middle of a message",
-    "h2": "the streams of a connection share its state",
-    "hpack": "header tables are only right if both sides change them in the same order",
-    "hyperframe": "a parser in the middle of a frame",
-    "hypercorn": "the streams of a connection share its state",
-    "priority": "a tree that is rebuilt in place",
-    "wsproto": "a parser in the middle of a frame",
-    "tornado.simple_httpclient": "requests are queued and taken off the queue in steps that belong together",
-    "tornado.iostream": "what the socket took is dropped from the buffer after it was sent",
-    "tornado.http1connection": "a parser in the middle of a message",
-    "tornado.websocket": "a frame half written, or half read",
-    "tornado.queues": "getters and items change together",
-    "tornado.locks": "waiters and the count change together",
-    "tornado.concurrent": "results and callbacks change together",
-    "distributed": "its state machines rely on run-to-completion between awaits",
-    "websockets": "a parser in the middle of a frame",
-    "redis": "the connection pool relies on run-to-completion between awaits",
-    "asyncpg": "the protocol state changes together with the socket",
-    "sqlalchemy": "sessions and pools rely on run-to-completion between awaits",
+    **LIBRARIES,
 }
 
-#: Exceptions to the table above: user code is called from these, and asyncio itself holds nothing there.
+#: Exceptions to the table above: user code is called from these, and they hold nothing there.
 ALLOWED_FUNCTIONS: set[tuple[str, str]] = {
     # These only call the user's callback, as the core does.
     ("clearway.scheduler.runner", "run"),
@@ -158,6 +123,7 @@ ALLOWED_FUNCTIONS: set[tuple[str, str]] = {
     ("asyncio.runners", "run"),
     ("threading", "run"),
     ("concurrent.futures.thread", "run"),
+    ("textual._callback", "_invoke"),
 }
 
 #: (module, function): interrupted in a wait *in* this function is a safe point, although the module is
