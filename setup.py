@@ -8,6 +8,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
+# How many modules are translated or compiled at a time.
+JOBS = int(os.environ.get("CLEARWAY_BUILD_JOBS", "0")) or os.cpu_count() or 1
 SKIP = os.environ.get("CLEARWAY_SKIP_CYTHON", "") not in ("", "0")
 
 DIRECTIVES = {
@@ -41,8 +43,9 @@ def extensions() -> list[Extension]:
         modules,
         include_path=["src"],
         compiler_directives=DIRECTIVES,
-        nthreads=int(os.environ.get("CLEARWAY_BUILD_JOBS", "0")) or None,
+        # Its processes import the main module anew where they are not forked, which may be this file.
+        nthreads=JOBS if sys.version_info < (3, 14) else None,
     )
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": JOBS}})
