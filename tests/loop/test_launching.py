@@ -355,6 +355,8 @@ def test_signals_that_the_program_starts_with(factory):
         factory,
         """
         loop = LOOP()
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)  # a shell has them ignored by what runs in the background
         signal.signal(signal.SIGUSR1, lambda *_: None)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])

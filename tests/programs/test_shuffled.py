@@ -1,8 +1,7 @@
 """Libraries people use, suspended wherever the rules allow: what a rule forgets shows as a torn message or a lost one.
 
-Each scenario has several tasks in the library's code at once and checks every byte; it runs from fixed seeds, with a
-suspension after every tenth, hundredth or thousandth instruction on the average. What that found has a row in
-``clearway.scheduler.libraries``.
+Each scenario has several tasks in the library's code at once and checks every byte; it runs from fixed seeds. What that
+found has a row in ``clearway.scheduler.libraries``.
 """
 
 from __future__ import annotations
@@ -49,9 +48,8 @@ pytestmark = [
     pytest.mark.limit(180),
 ]
 
-GAPS = (10, 100, 1000)
-RUNS = 2
-SEED = 1
+#: The seed draws how many instructions lie between two suspensions: on the average 30, 10, 100 and 300 for these four.
+SEED, RUNS = 7, 4
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 
@@ -64,13 +62,10 @@ def shuffled(
 
     def run(scenario: Scenario) -> None:
         caplog.set_level(logging.ERROR)
-        suspensions = 0
-        for gap in GAPS:
-            report = shuffle(scenario, runs=RUNS, seed=SEED, gap=gap, engine=clearway_factory.name)
-            suspensions += report.suspensions
-            errors = [record.getMessage() for record in caplog.records]
-            assert not errors, f"seeds {SEED} to {SEED + RUNS - 1}, gap {gap}: {errors}"
-        assert suspensions > 0
+        report = shuffle(scenario, runs=RUNS, seed=SEED, engine=clearway_factory.name)
+        assert report.suspensions > 0
+        errors = [record.getMessage() for record in caplog.records]
+        assert not errors, f"seeds {SEED} to {SEED + RUNS - 1}: {errors}"
 
     return run
 
