@@ -125,6 +125,27 @@ def test_a_greenlet_that_was_made_before_the_loop_ran_returns_to_its_step() -> N
     run(main)
 
 
+def test_a_greenlet_that_outlives_the_run_returns_to_whoever_switches_to_it() -> None:
+    """Its parent, the stack of the loop, is parked by then."""
+    host = Host(mode="on", quantum=0.001)
+    kept: list[Any] = []
+
+    def echo() -> str:
+        while (value := greenlet.getcurrent().parent.switch("waits")) != "end":
+            assert value == "again"
+        return "ended"
+
+    async def main() -> None:
+        kept.append(greenlet.greenlet(echo))
+        assert kept[0].switch() == "waits"
+
+    host.run_until_complete(main())
+    assert kept[0].switch("again") == "waits"
+    assert kept[0].switch("end") == "ended"
+    host.run_until_complete(asyncio.sleep(0))
+    host.close()
+
+
 @pytest.mark.parametrize("suspended", [False, True])
 def test_a_loop_in_a_greenlet_that_its_callbacks_leave_and_others_return_to(
     suspended: bool,
@@ -142,10 +163,8 @@ def test_a_loop_in_a_greenlet_that_its_callbacks_leave_and_others_return_to(
         task.add_done_callback(lambda _: caller.switch())
         while not task.done():
             strand.switch()
-        # The running loop is the caller's concern while it is away from it.
         return task.result()
 
-    asyncio.events._set_running_loop(None)
     flags: list[bool] = []
     if suspended:
         host.create_task(hog(flags))

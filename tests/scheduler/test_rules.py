@@ -6,6 +6,7 @@ import asyncio
 import gc
 import pathlib
 import re
+import socket
 import sys
 import types
 import weakref
@@ -237,6 +238,20 @@ def test_u7_a_denied_module(name: str) -> None:
             module_with("def f():\n    spin()", name + ".below", spin=spin).f()
 
     declines(rules.U7, step, quantum=0.0005)
+
+
+def test_u7_a_socket_is_closed_in_one_go() -> None:
+    """What closes it may forget it right after; a step that were cancelled in between would not come to that."""
+
+    def step(host: Host, spin: Callable[[], None]) -> None:
+        class Socket(socket.socket):
+            def _real_close(self) -> None:  # type: ignore[override]
+                spin()
+                super()._real_close()  # type: ignore[misc]
+
+        Socket().close()
+
+    declines(rules.U7, step)
 
 
 def test_u7_deny_and_allow() -> None:

@@ -2,8 +2,9 @@
 
 A row is there where the module's own code changes state that several tasks share, and nothing but run-to-completion
 between awaits protects it: connections with several streams, pools, parsers, buffers, state machines. Code of a library
-that only one task at a time can be in has none (httpx, starlette, psycopg, aiosqlite). The rows were found by
-shuffling the libraries (``tests/programs/test_shuffled.py`` has a dozen), but for ``_OF_THEIR_KIND``.
+that only one task at a time can be in has none (httpx, starlette, psycopg, aiosqlite). Most rows were found by
+shuffling the library (``tests/programs/test_shuffled.py`` has a dozen). Those of event loops and schedulers, and
+``_OF_THEIR_KIND``, are there for what they are, without having been run.
 
 A library that is missing here shows under ``clearway.testing.shuffle``; ``clearway.deny`` adds it.
 """
