@@ -57,6 +57,29 @@ def test_a_lost_update_is_found() -> None:
     assert any("seed=" in note for note in error.__notes__)
 
 
+def test_the_note_counts_suspensions_that_were_not_recorded() -> None:
+    error = find(runs=200, seed=1, record=False)
+    report: shuffler.ShuffleReport = error.clearway_shuffle  # type: ignore[attr-defined]
+    assert not report.points
+    assert 0 < report.suspensions_in_run <= report.suspensions
+    assert f"after {report.suspensions_in_run} suspensions" in error.__notes__[-1]
+
+
+def test_a_long_run_keeps_its_last_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def three() -> None:
+        await asyncio.gather(*(count(Counter(), tasks=1) for _ in range(3)))
+
+    def run() -> shuffler.ShuffleReport:
+        return shuffle(three, runs=1, seed=5, gap=5)
+
+    every = run()
+    monkeypatch.setattr(shuffler, "POINTS_MAX", 7)
+    assert len(every.points) == every.suspensions_in_run > 7
+    assert [(p.event, p.line) for p in run().points] == [
+        (p.event, p.line) for p in every.points[-7:]
+    ]
+
+
 @pytest.mark.parametrize("start", [0, 1000, 2000, 3000])
 def test_the_seed_replays_the_very_failure(start: int) -> None:
     first = find(runs=200, seed=start)

@@ -23,6 +23,7 @@ import inspect
 import os
 import random
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -98,7 +99,8 @@ class ShuffleReport:
     :ivar suspensions: in all runs together.
     :ivar events: instructions counted in all runs together.
     :ivar declined: trips that led to no suspension, by the rule that objected (see docs/preemption.md).
-    :ivar points: suspensions of the last run, in order; no more than ``POINTS_MAX``.
+    :ivar suspensions_in_run: in the last run alone.
+    :ivar points: suspensions of the last run, in order: the last ``POINTS_MAX`` of them.
     """
 
     runs: int = 0
@@ -106,13 +108,14 @@ class ShuffleReport:
     suspensions: int = 0
     events: int = 0
     declined: dict[str, int] = field(default_factory=dict)
+    suspensions_in_run: int = 0
     points: list[Point] = field(default_factory=list)
 
     def note(self, total: int) -> str:
         """The text that is added to the exception of a failed run."""
         lines = [
             f"clearway.testing: failed in run {self.runs} of {total}, with seed={self.seed}, after "
-            f"{len(self.points)} suspensions; to replay it: shuffle(..., seed={self.seed}, runs=1) "
+            f"{self.suspensions_in_run} suspensions; to replay it: shuffle(..., seed={self.seed}, runs=1) "
             f"or pytest --clearway-shuffle=1 --clearway-seed={self.seed}"
         ]
         if self.points:
@@ -178,7 +181,6 @@ def shuffle(
     for number in range(runs):
         report.runs = number + 1
         report.seed = seed + number
-        report.points = []
         try:
             _run_once(main, report, seed + number, gap, timeout, engine, record)
         except BaseException as error:
@@ -233,8 +235,9 @@ def _run_once(
         scheduler, draws.random, gap or drawn_gap, _SKIPPED, tripping=seed is not None
     )
     scheduler.shuffler = policy
+    points: deque[Point] = deque(maxlen=POINTS_MAX)
     if record:
-        scheduler.on_switch = _recorder(report.points, counter)
+        scheduler.on_switch = _recorder(points, counter)
 
     async def body() -> Any:
         counter.start()
@@ -262,6 +265,8 @@ def _run_once(
             gc.enable()
         report.events += counter.events
         if seed is not None:
+            report.points = list(points)
+            report.suspensions_in_run = scheduler.suspensions
             report.suspensions += scheduler.suspensions
             for number, count in enumerate(scheduler.declined):
                 if count:
@@ -269,9 +274,9 @@ def _run_once(
                     report.declined[rule] = report.declined.get(rule, 0) + count
 
 
-def _recorder(points: list[Point], counter: Any) -> Callable[[str, Any, int], None]:
+def _recorder(points: deque[Point], counter: Any) -> Callable[[str, Any, int], None]:
     def on_switch(kind: str, entry: Any, now_ns: int) -> None:
-        if kind == "suspend" and len(points) < POINTS_MAX:
+        if kind == "suspend":
             frame = entry.frame
             code = frame.f_code
             points.append(

@@ -106,12 +106,17 @@ async def with_async_exits(seed: int) -> Any:
 
 async def with_failing_groups(seed: int) -> Any:
     log: list[Any] = []
+    begun: list[int] = []
 
     async def member(i: int) -> int:
         try:
+            begun.append(i)
             compute(i)
             await asyncio.sleep(0)
             if i == 2:
+                # whoever makes the group may be suspended halfway: a member that never began catches nothing
+                while len(begun) < 6:
+                    await asyncio.sleep(0)
                 raise ValueError(seed)
             await asyncio.sleep(60)
         except asyncio.CancelledError:
