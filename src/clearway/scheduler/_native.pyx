@@ -37,6 +37,14 @@ cdef extern from "native.h" nogil:
     unsigned long long cw_modules_version
     int cw_signature_count
     int cw_calibrate_outer
+    ctypedef struct cw_trace:
+        uintptr_t ip[64]
+        int n
+        int too_deep
+    void cw_load_modules()
+    void cw_unwind(cw_trace *, uintptr_t, uintptr_t)
+    uintptr_t cw_function_of(uintptr_t)
+    int cw_add_fragile(uintptr_t, uintptr_t)
 
 cdef extern from "native.h":
     int cw_classify(uintptr_t, char *, size_t, int *)
@@ -478,6 +486,29 @@ def learn_helpers(function):
 
 def _learn_helpers():
     cw_learn_helpers(_calibration_base)
+
+
+def call_from_c(function, argument):
+    """``function(argument)``, and the mark above which ``native_addresses`` is to look is this call."""
+    global _calibration_base
+    _calibration_base = cw_frame_here()
+    _run(function, argument)
+
+
+def native_addresses():
+    """The native frames from here out to ``call_from_c``: pairs of a function's start and a return address in it."""
+    cdef cw_trace trace
+    cw_load_modules()
+    cw_unwind(&trace, 0, _calibration_base)
+    if trace.too_deep:
+        raise RuntimeError("calibration failed: more native frames than can be judged")
+    return [(cw_function_of(trace.ip[i]), trace.ip[i]) for i in range(trace.n)]
+
+
+def add_fragile(uintptr_t function, uintptr_t safe_address):
+    """Suspend nothing that ``function`` calls, except where the call returns to ``safe_address``."""
+    if cw_add_fragile(function, safe_address) != 0:
+        raise RuntimeError("calibration failed: too many call sites")
 
 
 cdef _run(function, argument):

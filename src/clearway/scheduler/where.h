@@ -176,6 +176,39 @@ static int cw_add_to_set(int set, uintptr_t entry) {
     return 0;
 }
 
+/* Functions that call back to Python in the middle of something, and the return addresses of those calls of theirs
+ * that are safe: lru_cache hashes and compares keys while its list is half linked (CPython gh-94879), but calls the
+ * user's function with everything in order. */
+#define CW_FRAGILE_MAX 16
+static uintptr_t cw_fragile[CW_FRAGILE_MAX], cw_fragile_safe[CW_FRAGILE_MAX];
+static int cw_fragile_count, cw_fragile_safe_count;
+
+static int cw_in_list(const uintptr_t *list, int count, uintptr_t value) {
+    for (int i = 0; i < count; i++)
+        if (list[i] == value)
+            return 1;
+    return 0;
+}
+
+static int cw_is_fragile(uintptr_t entry, uintptr_t ip) {
+    return cw_in_list(cw_fragile, cw_fragile_count, entry) &&
+           !cw_in_list(cw_fragile_safe, cw_fragile_safe_count, ip);
+}
+
+static int cw_add_fragile(uintptr_t entry, uintptr_t safe_ip) {
+    if (entry && !cw_in_list(cw_fragile, cw_fragile_count, entry)) {
+        if (cw_fragile_count == CW_FRAGILE_MAX)
+            return -1;
+        cw_fragile[cw_fragile_count++] = entry;
+    }
+    if (safe_ip && !cw_in_list(cw_fragile_safe, cw_fragile_safe_count, safe_ip)) {
+        if (cw_fragile_safe_count == CW_FRAGILE_MAX)
+            return -1;
+        cw_fragile_safe[cw_fragile_safe_count++] = safe_ip;
+    }
+    return 0;
+}
+
 /* The eval loop: the function, and its .cold part as far as calibration met it. */
 static uintptr_t cw_eval[4];
 static int cw_eval_count;
@@ -243,7 +276,7 @@ static unsigned long long cw_known_version;
 
 /* What a verdict rests on besides the stack: the modules, and what has been learnt. */
 static void cw_check_known(void) {
-    int sizes = cw_signature_count + cw_eval_count;
+    int sizes = cw_signature_count + cw_eval_count + cw_fragile_count + cw_fragile_safe_count;
     for (int i = 0; i < CW_SETS; i++)
         sizes += cw_set_count[i];           /* sets only grow */
     if (sizes == cw_known_set_sizes && cw_known_version == cw_modules_version)
@@ -349,6 +382,10 @@ static int cw_judge(const cw_trace *t, char *detail, size_t room) {
                 return CW_AT_FINALISER;
             if (cw_in_set(CW_SET_DENIED, entry)) {
                 snprintf(detail, room, "_io");
+                return CW_AT_FOREIGN;
+            }
+            if (cw_is_fragile(entry, t->ip[i])) {
+                snprintf(detail, room, "functools.lru_cache, comparing keys");
                 return CW_AT_FOREIGN;
             }
         }
