@@ -175,3 +175,34 @@ def _cancel_all(host: Host) -> None:
 
 def fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
+
+
+def declines(rule: int, step: Callable[[Host, Callable[[], None]], Any], **options: Any) -> None:
+    """Run ``step(host, spin)`` as a step; ``spin()`` computes, while another is ready, until the rule has
+    refused three times. It must not have been suspended meanwhile, and must be afterwards."""
+
+    async def main(host: Host) -> None:
+        scheduler = host._scheduler
+        ended: list[bool] = []
+
+        def spin() -> None:
+            # Not before: on the way here the step may well be suspended, and then nobody would have anything to do.
+            others: list[bool] = []
+            host.call_soon(others.append, True)
+            before = scheduler.declined[rule]
+            suspensions = scheduler.suspensions
+            while scheduler.declined[rule] < before + 3:
+                pass
+            assert scheduler.suspensions == suspensions
+            assert not others
+            ended.append(True)
+
+        step(host, spin)
+        # What is raised in a finaliser or a native callback is reported and forgotten: it must have come to its end.
+        assert ended
+        flags: list[bool] = []
+        host.call_soon(flags.append, True)
+        while not flags:
+            pass
+
+    run(main, **options)

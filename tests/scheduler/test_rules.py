@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
-import functools
 import gc
 import pathlib
 import re
@@ -20,38 +18,7 @@ import pytest
 from clearway.scheduler import domains, rules
 from clearway.scheduler.critical import critical
 
-from .host import Host, run
-
-
-def declines(rule: int, step: Callable[[Host, Callable[[], None]], Any], **options: Any) -> None:
-    """Run ``step(host, spin)`` as a step; ``spin()`` computes, while another is ready, until the rule has
-    refused three times. It must not have been suspended meanwhile, and must be afterwards."""
-
-    async def main(host: Host) -> None:
-        scheduler = host._scheduler
-        ended: list[bool] = []
-
-        def spin() -> None:
-            # Not before: on the way here the step may well be suspended, and then nobody would have anything to do.
-            others: list[bool] = []
-            host.call_soon(others.append, True)
-            before = scheduler.declined[rule]
-            suspensions = scheduler.suspensions
-            while scheduler.declined[rule] < before + 3:
-                pass
-            assert scheduler.suspensions == suspensions
-            assert not others
-            ended.append(True)
-
-        step(host, spin)
-        # What is raised in a finaliser or a native callback is reported and forgotten: it must have come to its end.
-        assert ended
-        flags: list[bool] = []
-        host.call_soon(flags.append, True)
-        while not flags:
-            pass
-
-    run(main, **options)
+from .host import Host, declines, run
 
 
 def module_with(source: str, name: str, **values: Any) -> types.ModuleType:
@@ -178,61 +145,6 @@ def test_u5_native_code_of_somebody_else() -> None:
         ctypes.CFUNCTYPE(None)(spin)()
 
     declines(rules.U5, step)
-
-
-@pytest.mark.parametrize("place", ["hash", "look-up", "eviction"])
-def test_u5_lru_cache_compares_keys(place: str) -> None:
-    """CPython's cache has its list half linked then, and would crash or hang (gh-94879)."""
-
-    class Key:
-        def __init__(self, number: int) -> None:
-            self.number = number
-
-        def __hash__(self) -> int:
-            if spins["hash"]:
-                spins.pop("hash")()
-            return 0
-
-        def __eq__(self, other: object) -> bool:
-            assert isinstance(other, Key)
-            for name, numbers in (("look-up", {3, 1}), ("eviction", {2, 1})):
-                if {self.number, other.number} == numbers and spins[name]:
-                    spins.pop(name)()
-            return self.number == other.number
-
-    @functools.lru_cache(maxsize=2)
-    def cached(key: Key) -> None:
-        pass
-
-    spins: Any = collections.defaultdict(lambda: None)
-
-    def step(host: Host, spin: Callable[[], None]) -> None:
-        one, two, three = Key(1), Key(2), Key(3)
-        for key in (one, two, one):  # two is thrown out next, but one is met first
-            cached(key)
-        spins[place] = spin
-        cached(three)
-
-    declines(rules.U5, step)
-
-
-@pytest.mark.parametrize("maxsize", [0, 2, None])
-def test_u5_a_cached_function_is_suspended(maxsize: int | None) -> None:
-    async def main(host: Host) -> None:
-        flags: list[bool] = []
-
-        @functools.lru_cache(maxsize)
-        def cached(number: int, *, word: str = "") -> int:
-            while not flags:
-                pass
-            flags.clear()
-            return number
-
-        for number, keywords in ((1, {}), (2, {"word": "a"}), (3, {}), (4, {"word": "b"})):
-            host.call_soon(flags.append, True)
-            assert cached(number, **keywords) == number
-
-    run(main)
 
 
 def test_u6_a_finaliser() -> None:

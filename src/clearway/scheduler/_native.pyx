@@ -44,6 +44,7 @@ cdef extern from "native.h" nogil:
     void cw_load_modules()
     void cw_unwind(cw_trace *, uintptr_t, uintptr_t)
     uintptr_t cw_function_of(uintptr_t)
+    int cw_in_set(int, uintptr_t)
     int cw_add_fragile(uintptr_t, uintptr_t)
 
 cdef extern from "native.h":
@@ -496,13 +497,16 @@ def call_from_c(function, argument):
 
 
 def native_addresses():
-    """The native frames from here out to ``call_from_c``: pairs of a function's start and a return address in it."""
+    """The native frames from here out to ``call_from_c``: pairs of a function's start and a return address in it.
+
+    Without those that merely help to call a C function."""
     cdef cw_trace trace
     cw_load_modules()
     cw_unwind(&trace, 0, _calibration_base)
     if trace.too_deep:
         raise RuntimeError("calibration failed: more native frames than can be judged")
-    return [(cw_function_of(trace.ip[i]), trace.ip[i]) for i in range(trace.n)]
+    frames = [(cw_function_of(trace.ip[i]), trace.ip[i]) for i in range(trace.n)]
+    return [frame for frame in frames if not cw_in_set(1, frame[0])]
 
 
 def add_fragile(uintptr_t function, uintptr_t safe_address):

@@ -7,7 +7,6 @@ per kind of place where CPython looks at its signals.
 from __future__ import annotations
 
 import _queue
-import functools
 import os
 import secrets
 import select
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from clearway.scheduler import _native, locks, rules
+from clearway.scheduler import _native, fragile, locks, rules
 
 _calibrated = False
 
@@ -36,7 +35,7 @@ _EVERY_CONVENTION = (
 
 
 def calibrate() -> None:
-    """Teach the unwinder, once per process; costs about a millisecond.
+    """Teach the unwinder, once per process; costs a few milliseconds.
 
     :raises RuntimeError: the native stack of this interpreter makes no sense to us, so that nothing may
         be suspended; the caller refuses preemption and says so.
@@ -54,7 +53,7 @@ def calibrate() -> None:
     _taken = _take_a_semaphore()
     _native.learn_waits(_WAITS if _taken is None else (*_WAITS, _in_semaphore))
     _taken = None
-    _learn_lru_cache()
+    fragile.learn()
     _calibrated = True
 
 
@@ -105,71 +104,6 @@ def _in_simple_queue(_: Any) -> None:
 
 def _in_semaphore(_: Any) -> None:
     _taken.acquire(True, 0.001)
-
-
-class _Key:
-    """Makes a full ``lru_cache`` compare keys in each way in which it does, and looks at the native stack there."""
-
-    def __init__(self, number: int, observe: Callable[[], None]) -> None:
-        self.number = number
-        self.observe = observe
-
-    def __hash__(self) -> int:
-        self.observe()
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        self.observe()
-        return isinstance(other, _Key) and other.number == self.number
-
-
-def _learn_lru_cache() -> None:
-    """Learn where ``functools.lru_cache`` is when it calls the user's function, and where when it compares keys.
-
-    Called from the same place, the native stacks are equal up to the function of CPython that makes these calls,
-    counted from outside; there the return addresses part.
-    """
-    if type(functools.lru_cache(_nothing)).__module__ != "functools":
-        return  # written in Python
-    observed: set[tuple[tuple[int, int], ...]] = set()
-    watching = False
-
-    def observe() -> None:
-        if watching:
-            observed.add(tuple(reversed(_native.native_addresses())))
-
-    @functools.lru_cache(maxsize=2)
-    def in_function(number: int) -> None:
-        observe()
-
-    watching = True
-    _native.call_from_c(in_function, 1)
-    (safe,) = observed
-    observed.clear()
-
-    @functools.lru_cache(maxsize=2)
-    def cached(key: _Key) -> None:
-        pass
-
-    # The oldest in use is not the oldest in the dictionary: only then is it compared when it is thrown out.
-    one, two, three = (_Key(number, observe) for number in range(3))
-    watching = False
-    for key in (one, two, one):
-        cached(key)
-    watching = True
-    _native.call_from_c(cached, three)
-    watching = False
-    for stack in observed:
-        for unsafe_frame, safe_frame in zip(stack, safe, strict=False):
-            if unsafe_frame != safe_frame:
-                _native.add_fragile(unsafe_frame[0], safe_frame[1])
-                break
-        else:
-            raise RuntimeError(
-                "calibration failed: functools.lru_cache was not found on the native stack"
-            )
-    if not observed:
-        raise RuntimeError("calibration failed: functools.lru_cache compared no keys")
 
 
 def _take_a_semaphore() -> Any:

@@ -38,7 +38,7 @@ RULES: tuple[str, ...] = (
     "U2 in a critical section, or the task is not preemptible",
     "U3 traced or profiled, an exception in flight, or a foreign greenlet",
     "U4 in a C call that is not a suspendable wait",
-    "U5 native code of somebody else on the stack",
+    "U5 native code of somebody else, or a container that is comparing keys, on the stack",
     "U6 in a finaliser or the garbage collector",
     "U7 code that must run to its end",
     "U8 holding a lock that is owned by the thread",

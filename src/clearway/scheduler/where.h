@@ -177,9 +177,8 @@ static int cw_add_to_set(int set, uintptr_t entry) {
 }
 
 /* Functions that call back to Python in the middle of something, and the return addresses of those calls of theirs
- * that are safe: lru_cache hashes and compares keys while its list is half linked (CPython gh-94879), but calls the
- * user's function with everything in order. */
-#define CW_FRAGILE_MAX 16
+ * that are safe: see fragile.py. */
+#define CW_FRAGILE_MAX 96
 static uintptr_t cw_fragile[CW_FRAGILE_MAX], cw_fragile_safe[CW_FRAGILE_MAX];
 static int cw_fragile_count, cw_fragile_safe_count;
 
@@ -385,7 +384,7 @@ static int cw_judge(const cw_trace *t, char *detail, size_t room) {
                 return CW_AT_FOREIGN;
             }
             if (cw_is_fragile(entry, t->ip[i])) {
-                snprintf(detail, room, "functools.lru_cache, comparing keys");
+                snprintf(detail, room, "a container, comparing keys");
                 return CW_AT_FOREIGN;
             }
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import configparser
 import copy
 import csv
@@ -392,4 +393,31 @@ def with_types(seed: int) -> Any:
         isinstance(io.StringIO(), Closes),
         isinstance(3, Closes),
         repr(space),
+    )
+
+
+_in_use: set[Odd] = set()
+_recent: collections.OrderedDict[Odd, int] = collections.OrderedDict()
+
+
+def with_shared_containers(seed: int) -> Any:
+    """What others put into the same set and the same cache in between must not matter, or be met half changed."""
+    mine = [Odd(seed * 1000 + number) for number in range(8)]
+    for key in mine:
+        _in_use.add(key)
+        _recent[key] = key.number
+    found = [key in _in_use for key in mine]
+    for key in mine[:4]:
+        _recent.move_to_end(key, last=key.number % 2 == 0)
+    missing = len(set(mine) - _in_use)
+    _in_use.difference_update(mine[:4])
+    values = [_recent.pop(key) for key in mine]
+    for key in mine[4:]:
+        _in_use.remove(key)
+    return (
+        found,
+        missing,
+        values,
+        [key in _in_use for key in mine],
+        [key in _recent for key in mine],
     )
