@@ -45,7 +45,7 @@ cdef extern from "native.h" nogil:
     void cw_unwind(cw_trace *, uintptr_t, uintptr_t)
     uintptr_t cw_function_of(uintptr_t)
     int cw_in_set(int, uintptr_t)
-    int cw_add_fragile(uintptr_t, uintptr_t)
+    int CW_SET_HELPER, CW_SET_FRAGILE, CW_SET_SAFE
 
 cdef extern from "native.h":
     int cw_classify(uintptr_t, char *, size_t, int *)
@@ -499,19 +499,20 @@ def call_from_c(function, argument):
 def native_addresses():
     """The native frames from here out to ``call_from_c``: pairs of a function's start and a return address in it.
 
-    Without those that merely help to call a C function."""
+    Without those that merely help to call a C function.
+    """
     cdef cw_trace trace
     cw_load_modules()
     cw_unwind(&trace, 0, _calibration_base)
     if trace.too_deep:
         raise RuntimeError("calibration failed: more native frames than can be judged")
     frames = [(cw_function_of(trace.ip[i]), trace.ip[i]) for i in range(trace.n)]
-    return [frame for frame in frames if not cw_in_set(1, frame[0])]
+    return [frame for frame in frames if not cw_in_set(CW_SET_HELPER, frame[0])]
 
 
 def add_fragile(uintptr_t function, uintptr_t safe_address):
-    """Suspend nothing that ``function`` calls, except where the call returns to ``safe_address``."""
-    if cw_add_fragile(function, safe_address) != 0:
+    """Suspend nothing that ``function`` calls, except where the call returns to ``safe_address``; 0 for neither."""
+    if cw_add_to_set(CW_SET_FRAGILE, function) or cw_add_to_set(CW_SET_SAFE, safe_address):
         raise RuntimeError("calibration failed: too many call sites")
 
 

@@ -236,16 +236,19 @@ def _learn_lru_cache() -> None:
     def cached(key: _Key) -> None:
         pass
 
-    (safe,) = _watch([(in_function, 1)])
+    in_user_function = _watch([(in_function, 1)])
     # The oldest in use is not the oldest in the dictionary: only then is it compared when it is thrown out.
     one, two = _Key(1, hashes=True), _Key(2, hashes=True)
     for key in (one, two, one):
         cached(key)
     unsafe = _watch([(cached, _Key(3, hashes=True))])
+    if len(in_user_function) != 1 or not unsafe:
+        raise RuntimeError(
+            "calibration failed: functools.lru_cache was not found on the native stack"
+        )
+    (safe,) = in_user_function
     for stack in unsafe:
         for unsafe_frame, safe_frame in zip(reversed(stack), reversed(safe), strict=False):
             if unsafe_frame != safe_frame:
                 _native.add_fragile(unsafe_frame[0], safe_frame[1])
                 break
-    if not unsafe:
-        raise RuntimeError("calibration failed: functools.lru_cache compared no keys")

@@ -154,8 +154,10 @@ static const cw_module *cw_module_of(uintptr_t ip) {
 
 /* Sets of function entries: the waits that may be suspended, the call helpers that may stand between
  * such a wait and the eval loop, the doors to finalisers, and calls beneath which nothing may be
- * suspended (buffered I/O objects refuse a second step with "reentrant call"). */
-enum { CW_SET_WAIT = 0, CW_SET_HELPER = 1, CW_SET_FINALISER = 2, CW_SET_DENIED = 3, CW_SETS = 4 };
+ * suspended (buffered I/O objects refuse a second step with "reentrant call"). FRAGILE are containers that compare
+ * keys while they are half changed, and SAFE not entries but the return addresses of calls of theirs that may be
+ * suspended all the same: see fragile.py. */
+enum { CW_SET_WAIT, CW_SET_HELPER, CW_SET_FINALISER, CW_SET_DENIED, CW_SET_FRAGILE, CW_SET_SAFE, CW_SETS };
 #define CW_SET_MAX 160
 static uintptr_t cw_set[CW_SETS][CW_SET_MAX];
 static int cw_set_count[CW_SETS];
@@ -173,38 +175,6 @@ static int cw_add_to_set(int set, uintptr_t entry) {
     if (cw_set_count[set] == CW_SET_MAX)
         return -1;
     cw_set[set][cw_set_count[set]++] = entry;
-    return 0;
-}
-
-/* Functions that call back to Python in the middle of something, and the return addresses of those calls of theirs
- * that are safe: see fragile.py. */
-#define CW_FRAGILE_MAX 96
-static uintptr_t cw_fragile[CW_FRAGILE_MAX], cw_fragile_safe[CW_FRAGILE_MAX];
-static int cw_fragile_count, cw_fragile_safe_count;
-
-static int cw_in_list(const uintptr_t *list, int count, uintptr_t value) {
-    for (int i = 0; i < count; i++)
-        if (list[i] == value)
-            return 1;
-    return 0;
-}
-
-static int cw_is_fragile(uintptr_t entry, uintptr_t ip) {
-    return cw_in_list(cw_fragile, cw_fragile_count, entry) &&
-           !cw_in_list(cw_fragile_safe, cw_fragile_safe_count, ip);
-}
-
-static int cw_add_fragile(uintptr_t entry, uintptr_t safe_ip) {
-    if (entry && !cw_in_list(cw_fragile, cw_fragile_count, entry)) {
-        if (cw_fragile_count == CW_FRAGILE_MAX)
-            return -1;
-        cw_fragile[cw_fragile_count++] = entry;
-    }
-    if (safe_ip && !cw_in_list(cw_fragile_safe, cw_fragile_safe_count, safe_ip)) {
-        if (cw_fragile_safe_count == CW_FRAGILE_MAX)
-            return -1;
-        cw_fragile_safe[cw_fragile_safe_count++] = safe_ip;
-    }
     return 0;
 }
 
@@ -275,7 +245,7 @@ static unsigned long long cw_known_version;
 
 /* What a verdict rests on besides the stack: the modules, and what has been learnt. */
 static void cw_check_known(void) {
-    int sizes = cw_signature_count + cw_eval_count + cw_fragile_count + cw_fragile_safe_count;
+    int sizes = cw_signature_count + cw_eval_count;
     for (int i = 0; i < CW_SETS; i++)
         sizes += cw_set_count[i];           /* sets only grow */
     if (sizes == cw_known_set_sizes && cw_known_version == cw_modules_version)
@@ -383,7 +353,7 @@ static int cw_judge(const cw_trace *t, char *detail, size_t room) {
                 snprintf(detail, room, "_io");
                 return CW_AT_FOREIGN;
             }
-            if (cw_is_fragile(entry, t->ip[i])) {
+            if (cw_in_set(CW_SET_FRAGILE, entry) && !cw_in_set(CW_SET_SAFE, t->ip[i])) {
                 snprintf(detail, room, "a container, comparing keys");
                 return CW_AT_FOREIGN;
             }

@@ -181,6 +181,8 @@ def shuffle(
     for number in range(runs):
         report.runs = number + 1
         report.seed = seed + number
+        report.points = []
+        report.suspensions_in_run = 0
         try:
             _run_once(main, report, seed + number, gap, timeout, engine, record)
         except BaseException as error:
