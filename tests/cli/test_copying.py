@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pty
@@ -168,6 +169,29 @@ def test_a_full_disk_ends_it(
     code, _, err = copy(tree, tmp_path / "target")
     assert code == 1 and "No space left on device" in err and "Traceback" not in err
     assert not leftovers(tmp_path)
+
+
+def test_failing_together_leaves_nothing_over(
+    copy: Copy, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = work.files.remove
+    turns = 0
+
+    async def fail(source: Path, *args: Any, **options: Any) -> int:
+        raise OSError(28, "No space left on device", str(source))
+
+    async def slowly(path: Path) -> None:
+        nonlocal turns
+        turns += 20
+        for _ in range(turns):  # the first that fails cancels the others here
+            await asyncio.sleep(0)
+        await remove(path)
+
+    monkeypatch.setattr(work.files, "copyfile", fail)
+    monkeypatch.setattr(work.files, "remove", slowly)
+    code, _, err = copy(tree, tmp_path / "target")
+    assert code == 1 and "No space left on device" in err and "Traceback" not in err
+    assert turns > 20 and not leftovers(tmp_path)
 
 
 def test_a_copy_that_differs_is_not_put_in_place(

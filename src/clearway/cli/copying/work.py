@@ -133,8 +133,10 @@ class Copier:
         try:
             await files.symlink(where, new)
             await files.replace(new, item.target)
-        except BaseException:
-            await _remove(new)
+        except BaseException as failed:
+            _, cancelled = await _remove(new)
+            if cancelled is not None:
+                raise cancelled from failed
             raise
         self.account.links += 1
 
@@ -173,10 +175,13 @@ class Copier:
                         await _compare(item.source, copy.fileno(), size)
             renaming = True
             await files.replace(new, item.target)
-        except BaseException:
-            if not await _remove(new) and renaming:
+        except BaseException as failed:
+            removed, cancelled = await _remove(new)
+            if not removed and renaming:
                 # The cancellation came when it was in place already.
                 self._in_place(item, size)
+            if cancelled is not None:
+                raise cancelled from failed
             raise
         self._in_place(item, size)
 
@@ -191,13 +196,23 @@ def _beside(target: Path) -> Path:
     return target.parent / f".clearway-{secrets.token_hex(8)}"
 
 
-async def _remove(path: Path) -> bool:
-    """Remove it; False when there is nothing to be removed."""
+async def _remove(path: Path) -> tuple[bool, asyncio.CancelledError | None]:
+    """Remove it, also when cancelled meanwhile, as happens when the copying of other files fails at the same time.
+
+    :returns: False when there was nothing to be removed; and the cancellation that came meanwhile.
+    """
+    removal = asyncio.ensure_future(files.remove(path))
+    cancelled: asyncio.CancelledError | None = None
+    while not removal.done():
+        try:
+            await asyncio.wait([removal])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
     try:
-        await files.remove(path)
+        removal.result()
     except FileNotFoundError:
-        return False
-    return True
+        return False, cancelled
+    return True, cancelled
 
 
 async def _compare(source: Path, copy: int, size: int) -> None:
